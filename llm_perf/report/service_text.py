@@ -75,7 +75,11 @@ def service_answer(answer: ServicePlan) -> Answer:
             f"next best: {other.num_gpus} x {other.simulation.scenario.gpu.name} {_how(other)}".rstrip(),
             *_priced(other),
         ]
-    fits = "as predicted, but it may not keep up" if may_not_keep_up(found) else "yes"
+    fits = "yes"
+    if may_not_keep_up(found):
+        fits = "as predicted, but it may not keep up"
+    elif any(best.may_miss(target) for target in answer.question.targets):
+        fits = "as predicted, but it may miss a target"
     return Answer(
         fits=[
             f"{fits}. {how}",

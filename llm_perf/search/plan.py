@@ -90,10 +90,13 @@ class Pool:
 
     Args:
         question: What is asked.
-        every_division: Of a model over GPUs, those too that nothing in an answer to the question could be.
+        every_division: Of a model over GPUs, those too that nothing in an answer to the question could be; more stages
+            only until it says of a division's columns that a request alone is too slow, which stages never mend.
     """
 
-    def __init__(self, question: PlanQuestion, every_division: bool = False) -> None:
+    def __init__(
+        self, question: PlanQuestion, every_division: Callable[[dict[str, Array]], bool] | None = None
+    ) -> None:
         self.question = question
         self.prices = load_prices(question.prices)
         self.system = get_system(question.system).name
@@ -122,8 +125,9 @@ class Pool:
         self._left: list[tuple[Alone, int, Iterator[int]]] = []
         self._streaming: list[_Asked] = []
         self._no_stream: set[str] = set()
-        counts = question.objective == "gpus" and question.gen_len > 1 and not every_division
+        counts = question.objective == "gpus" and question.gen_len > 1 and every_division is None
         self._met = Met() if counts else None
+        self._stop = every_division
         self.columns: dict[str, Array] = {}
         self._meets: Array = np.empty(0, dtype=bool)
 
@@ -281,10 +285,10 @@ class Pool:
 
         Stages make nothing faster, they only buy room for larger batches: more of them bring nothing where the largest
         batch fits, or where the largest one that fits is too slow already. Where a stack cuts batches by itself to keep
-        stages busy, all are evaluated.
+        stages busy, or requests that come over time keep all of them busy, all are evaluated.
         """
         scenario = one.structure.scenario
-        busy = cuts_batches(system_of(scenario).constants(scenario))
+        busy = self._stop is not None or cuts_batches(system_of(scenario).constants(scenario))
         for pp in stages:
             if self._met is not None and self._met.beats(scenario.gpu.name, tp * pp, one.least_of(tp)[1]):
                 return
@@ -303,6 +307,8 @@ class Pool:
                 return
             if pp == 1:
                 one.learn(tp, found)
+            if self._stop is not None and self._stop(found):
+                return
             if busy:
                 continue
             if largest:

@@ -1,7 +1,8 @@
 """The least that serves requests as they come: engines, GPUs, how each is divided, under targets on what requests wait.
 
 Deployments of a kind of GPU are tried in the order of what they cost, each by a simulation of its requests
-(`llm_perf.requests.simulate`), until one meets the targets; so the first that does is the least. What is simulated is chosen
+(`llm_perf.requests.simulate`), until one meets the targets; so the first that does is the least. Of those that cost as much
+the one that takes least of its limits is chosen, then the one that is less loaded. What is simulated is chosen
 by the closed form of a batch that is kept full (`llm_perf.requests.served`): a division of the model begins with as many
 engines as it says can serve the rate at all, with a margin, and is left out where a request alone misses a target already.
 Where decoding is what is too slow, fewer sequences at once (``max_num_seqs``) are tried as well, and pools of which one reads
@@ -38,7 +39,7 @@ _SENT: Final = 600
 """Requests of the simulation that decides over a candidate: its 95th percentile is the mean of thirty."""
 _MOST_SENT: Final = 1500
 """Requests of one that decides over pools, which are simulated all together."""
-_MOST_SIMULATED: Final = 96
+_MOST_SIMULATED: Final = 160
 """Simulations of a plan; what was not simulated by then is not shown."""
 _SPREAD: Final = 0.2
 """Half-width over mean of lengths in a closed loop, whose requests would go in step if all were as long as each other."""
@@ -94,6 +95,14 @@ class ServiceCandidate:
             return float(distribution.percentile(target.figure))
         names = {"cost": "cost_per_million_tokens", "energy": "energy_j_per_token"}
         return self.values[names.get(target.name, "throughput_tokens_per_s")]
+
+    def may_miss(self, target: Target) -> bool:
+        """Whether the slow end of the interval misses a limit on times of requests."""
+        interval = self.simulation.interval
+        if interval is None or target.of_requests is None:
+            return False
+        _, high = interval.ends(target.of_requests, target.figure)
+        return high is None or not target.met(high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +178,7 @@ class _Search:
             target="", offload=False, objective="gpus", rate=None, requests=None, concurrency=None
         )
         kept = kept.replace(max_batch_size=max(question.max_batch_size, question.concurrency or 1))
-        self.pool = Pool(kept, every_division=True)
+        self.pool = Pool(kept, every_division=lambda columns: self.closed_form.misses_alone(columns))
         if scheduler_rules(*find(question.system)) is None:
             raise unscheduled(question.system)
         self.pool.leave_out(question)
@@ -193,12 +202,20 @@ class _Search:
     def best(self, top: int) -> tuple[tuple[ServiceCandidate, ...], ServiceCandidate | None]:
         """The best of each GPU, by simulation, and what misses the targets least where there is none."""
         found: dict[str, ServiceCandidate] = {}
-        queue = Queue(self.question.max_gpus, self.closed_form.value)
-        for number, option in enumerate(self.closed_form.options()):
+        cost: dict[str, tuple[float, int]] = {}  # of those found: the objective, and GPUs
+        known = self.closed_form
+        queue = Queue(self.question.max_gpus, known.value, lambda one: known.slowest_share(one.columns))
+        for number, option in enumerate(known.options()):
             queue.add(option, number)
-        while queue and len(found) < top and self.simulated < _MOST_SIMULATED:
-            option, number = queue.next()
-            if option.gpu in found or number in self.hopeless:
+        while queue and self.simulated < _MOST_SIMULATED:
+            value, option, number = queue.next()
+            if len(found) >= top and value > max(one for one, _ in cost.values()):
+                break
+            if option.gpu in found:
+                if cost[option.gpu] == (value, option.num_gpus) and number not in self.hopeless:
+                    found[option.gpu] = self._better(option, found[option.gpu])
+                continue
+            if len(found) >= top or number in self.hopeless:
                 continue
             if option.reading and number not in self.matched:
                 self.matched.add(number)
@@ -208,7 +225,7 @@ class _Search:
                     continue
             candidate = self._tried(option, number)
             if candidate is not None and candidate.meets:
-                found[option.gpu] = candidate
+                found[option.gpu], cost[option.gpu] = candidate, (value, option.num_gpus)
                 continue
             if candidate is not None:
                 queue.add(self._larger(option, candidate), number)
@@ -217,6 +234,30 @@ class _Search:
             self._try_the_nearest()
         nearest = None if found or not self.missed else min(self._whole(), key=self._missed)
         return tuple(ordered), nearest
+
+    def _better(self, option: Option, rival: ServiceCandidate) -> ServiceCandidate:
+        """Of an option and what costs as much, that which takes less of its limits, then that which is less loaded.
+
+        Pools, which take two kinds of engines and a connection, are chosen only where they cost less.
+        """
+        share = self._share(rival)
+        if (option.reading and not rival.reading) or self.closed_form.slowest_share(option.columns) > share:
+            return rival
+        candidate = self._candidate(option, self._tightened(share), within=share)
+        if candidate is None or not candidate.meets:
+            return rival
+        return min((rival, candidate), key=lambda one: (self._share(one), one.load or 0.0))
+
+    def _share(self, candidate: ServiceCandidate) -> float:
+        """The largest share of a limit on times of requests that is taken; 0 where none is limited."""
+        limits = [target for target in self.question.targets if target.of_requests]
+        used = [float(target.used(candidate.figure(target))) for target in limits]
+        return max((value for value in used if math.isfinite(value)), default=0.0)
+
+    def _tightened(self, share: float) -> tuple[Target, ...]:
+        """The limits on times of requests, of which no more than a share may be taken."""
+        limits = (target for target in self.question.targets if target.of_requests)
+        return tuple(replace(target, limit=target.limit * share) for target in limits)
 
     def _larger(self, option: Option, candidate: ServiceCandidate) -> Option:
         """With one engine more; of pools of the one whose part is what is missed, or of both."""
@@ -298,25 +339,32 @@ class _Search:
             return
         self.tried_at_most.add(number)
         largest = replace(option, engines=most)
-        candidate = self._candidate(largest, self._not_helped)
-        if (
-            candidate is not None
-            and not candidate.meets
-            and self._with_fewer_at_once(option, candidate) is None
-        ):
+        # Whether so many keep up is not asked: a division is given up for its targets alone.
+        candidate = self._candidate(largest, self._not_helped, within=0.0)
+        if candidate is None or self._meets_targets(candidate):
+            return
+        if self._with_fewer_at_once(largest, candidate) is None:
             self.missed.append((largest, candidate))
             self.hopeless.add(number)
 
-    def _candidate(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
+    def _meets_targets(self, candidate: ServiceCandidate) -> bool:
+        return all(bool(target.met(candidate.figure(target))) for target in self.question.targets)
+
+    def _candidate(
+        self, option: Option, deciding: tuple[Target, ...] = (), within: float = math.inf
+    ) -> ServiceCandidate | None:
         """The option simulated; no further than until one of the ``deciding`` targets is missed for certain.
 
+        Whether it keeps up is not asked of what takes more of its limits than ``within``; it then counts as not meeting them.
         More engines of a pool are tried by which targets are missed: pools are simulated to their end.
         """
-        candidate = self._simulated(option, deciding)
+        candidate = self._simulated(option, deciding, within)
         self.simulated += candidate is not None
         return candidate
 
-    def _simulated(self, option: Option, deciding: tuple[Target, ...] = ()) -> ServiceCandidate | None:
+    def _simulated(
+        self, option: Option, deciding: tuple[Target, ...] = (), within: float = math.inf
+    ) -> ServiceCandidate | None:
         deployment = _deployment(option.structure).replace(max_num_seqs=option.most_at_once)
         try:
             traffic, file = self._traffic(option)
@@ -339,8 +387,8 @@ class _Search:
             values=values,
             meets=False,
         )
-        met = all(bool(target.met(candidate.figure(target))) for target in self.question.targets)
-        if not met or not summary.completed:
+        met = self._meets_targets(candidate)
+        if not met or not summary.completed or self._share(candidate) > within:
             return candidate
         known = simulation.capacity
         keeps_up = known is None or self.question.rate is None or known.keeps_up is not False

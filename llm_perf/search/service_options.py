@@ -60,11 +60,14 @@ class Queue:
     Args:
         most: GPUs beyond which an option is not wanted.
         value: The objective of an option.
+        slowness: The lower the likelier the option is the best of those that cost as much: it is tried first.
     """
 
-    def __init__(self, most: int, value: Callable[[Option], float]) -> None:
-        self._most, self._value = most, value
-        self._entries: list[tuple[float, int, int, int, int, tuple[Option, int]]] = []
+    def __init__(
+        self, most: int, value: Callable[[Option], float], slowness: Callable[[Option], float]
+    ) -> None:
+        self._most, self._value, self._slowness = most, value, slowness
+        self._entries: list[tuple[float, int, int, float, int, tuple[Option, int]]] = []
         self._seen: set[tuple[int, int, int]] = set()
 
     def add(self, option: Option, number: int) -> None:
@@ -74,12 +77,13 @@ class Queue:
         if option.num_gpus > self._most or key in self._seen or not math.isfinite(value):
             return
         self._seen.add(key)
-        ties = (option.num_gpus, option.reading, option.each)
+        ties = (option.num_gpus, option.reading, self._slowness(option))
         heappush(self._entries, (value, *ties, len(self._seen), (option, number)))
 
-    def next(self) -> tuple[Option, int]:
-        """The first option, and the number of its division."""
-        return heappop(self._entries)[-1]
+    def next(self) -> tuple[float, Option, int]:
+        """The first option after its objective, and the number of its division."""
+        value, *_, (option, number) = heappop(self._entries)
+        return value, option, number
 
     def __len__(self) -> int:
         """How many are left."""
@@ -109,7 +113,7 @@ class ClosedForm:
             fits = columns["fits"].astype(bool)
             if not fits.any():
                 continue
-            if self.slowest_share(columns) > _ALMOST:
+            if self.misses_alone(columns):
                 self.too_slow.append((structure, columns))
                 continue
             try:
@@ -125,16 +129,40 @@ class ClosedForm:
     def fewest(self, structure: Structure, columns: dict[str, Array]) -> int:
         """Engines fewer than which cannot serve the rate, or run all that is in flight."""
         if self.question.concurrency is not None:
-            most = self.pool.batches[columns["fits"].astype(bool)].max()
-            return math.ceil(self.question.concurrency / float(most))
+            last = int(np.flatnonzero(columns["fits"])[-1])
+            # Of the sizes that were evaluated the next one does not fit; any below it may.
+            most = max(float(self.pool.batches[min(last + 1, len(self.pool.batches) - 1)]) - 1, 1.0)
+            return math.ceil(self.question.concurrency / max(most, float(self.pool.batches[last])))
         if self.rate is None or math.isinf(self.rate):
             return 1
         # As a batch of one, stages work one at a time; kept full they work all at once.
         at_once = _MARGIN * structure.scenario.parallelism.pp_size
-        fits = columns["fits"].astype(bool)
-        return max(
-            math.ceil(self.rate / (at_once * float(_per_s(structure, columns, self.question)[fits].max()))), 1
-        )
+        return max(math.ceil(self.rate / (at_once * self._most_per_s(structure, columns))), 1)
+
+    def _most_per_s(self, structure: Structure, columns: dict[str, Array]) -> float:
+        """Requests per second of one micro-batch for each stage at the most, up to the next size after the largest that fits.
+
+        Micro-batches keep stages busy, each with its part of the sequences. A larger batch adds less per sequence, since each
+        shares the weights that are read with more: no unequal parts serve more than equal ones, and beyond the largest
+        size that fits sequences add no more than the last ones did.
+        """
+        fitting = np.flatnonzero(columns["fits"])
+        last, batches = int(fitting[-1]), self.pool.batches
+        per_s = _per_s(structure, columns, self.question)
+        stages = structure.scenario.parallelism.pp_size
+        if last + 1 == len(batches):
+            served = np.maximum.accumulate(per_s)
+            return float(np.interp(batches[last] / stages, batches, served))
+        added = float(per_s[last]) / batches[last]
+        if last > 0:
+            added = float(per_s[last] - per_s[last - 1]) / (batches[last] - batches[last - 1])
+        beyond = float(per_s[last] + added * (batches[last + 1] - batches[last]))
+        served = np.maximum.accumulate([*per_s[: last + 1], beyond])
+        return float(np.interp(batches[last + 1] / stages, batches[: last + 2], served))
+
+    def misses_alone(self, columns: dict[str, Array]) -> bool:
+        """Whether a request that has an engine to itself misses a target."""
+        return self.slowest_share(columns) > _ALMOST
 
     def slowest_share(self, columns: dict[str, Array]) -> float:
         """The largest share of a target that a request takes which has an engine to itself; 0 where lengths differ."""

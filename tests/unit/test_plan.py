@@ -339,7 +339,9 @@ def test_what_is_not_evaluated_would_change_no_answer(
     )
     found = plan(question, top=9)
     monkeypatch.setattr(plan_module.Pool, "_streams_in_time", lambda *_: True)
-    monkeypatch.setattr(plan_module, "Pool", functools.partial(plan_module.Pool, every_division=True))
+    monkeypatch.setattr(
+        plan_module, "Pool", functools.partial(plan_module.Pool, every_division=lambda _: False)
+    )
     monkeypatch.setattr(plan_module.Alone, "least_of", lambda *_: (0.0, 0.0))
     monkeypatch.setattr(plan_module, "least_streamed_s", lambda *_: (0.0, 0.0))
     monkeypatch.setattr(plan_module.Alone, "weight_bytes", 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from rich.text import Text
@@ -18,7 +19,8 @@ from llm_perf.report.start_command import start_command
 from llm_perf.requests import simulate
 from llm_perf.search.misses import Misses
 from llm_perf.search.plan import PlanQuestion, plan
-from llm_perf.search.service import plan_service
+from llm_perf.search.service import _Search, plan_service
+from llm_perf.search.service_options import ClosedForm
 from llm_perf.search.targets import Target, parse_targets
 
 QUESTION = PlanQuestion(
@@ -123,6 +125,84 @@ def test_no_fewer_gpus_do_in_any_division_nor_as_pools(gpu, target, rate):
                 )
     # What is answered does, as its own command simulates it.
     assert serves(best.inputs, best.simulation.traffic, question)
+
+
+LARGE = PlanQuestion(
+    model="llama-3.3-70b", weight_format="fp8", prompt_len=1500, gen_len=300, target="p95 ttft<2s", gpus=("l40s",),
+    system="vllm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rate", "most", "gpus"), [(1.0, 4, 4), (5.0, 20, 16)])
+def test_more_stages_than_hold_the_model_serve_with_fewer_gpus(rate, most, gpus):
+    """On PCIe, where ranks wait for one another: a batch is no faster for stages, but requests keep all of them busy."""
+    question = LARGE.replace(rate=rate, max_gpus=most, pools=False)
+    (best,) = plan_service(question).best
+    assert best.num_gpus == gpus
+    assert best.inputs.pp_size == 4
+    assert serves(best.inputs, best.simulation.traffic, question)
+
+
+@pytest.mark.parametrize("rate", [1.0, 3.0])
+def test_no_fewer_gpus_do_in_any_ranks_and_stages_of_a_large_model(rate):
+    question = LARGE.replace(rate=rate, max_gpus=16, pools=False)
+    (best,) = plan_service(question).best
+    common = {"num_requests": 600, "prompt_len": "1500", "gen_len": "300"}
+    for gpus in range(2, best.num_gpus, 2):
+        for ranks, engines in divisions(question, gpus):
+            inputs = InferenceInputs(
+                model=question.model, gpu="l40s", system="vllm", weight_format="fp8", **ranks
+            )
+            assert not serves(inputs, ServiceInputs(rate=rate / engines, **common), question)
+
+
+def test_of_what_costs_the_same_the_best_is_chosen():
+    """By its share of the limits: of 4 H100, whatever is the first that meets them."""
+    question = LARGE.replace(gpus=("h100-sxm-80gb",), rate=5.0, max_gpus=4)
+    (best,) = plan_service(question).best
+    assert best.num_gpus == 4
+    common = {"num_requests": 600, "prompt_len": "1500", "gen_len": "300"}
+    others = []
+    for ranks, engines in divisions(question, 4):
+        inputs = InferenceInputs(
+            model=question.model, gpu="h100-sxm-80gb", system="vllm", weight_format="fp8", **ranks
+        )
+        traffic = ServiceInputs(rate=5.0 / engines, **common)
+        if serves(inputs, traffic, question):
+            others.append(simulation_of(inputs, traffic).summary.ttft_s.p95)
+    assert len(others) > 2
+    assert best.simulation.summary.ttft_s.p95 == min(others)
+
+
+def test_the_first_line_says_where_the_slow_end_misses_a_target():
+    question = QUESTION.replace(concurrency=None, rate=1.0, gpus=("h100-sxm-80gb",), target="p95 ttft<10s")
+    loose = plan_service(question)
+    (best,) = loose.best
+    (target,) = question.targets
+    _, high = best.simulation.interval.ends("ttft_s", "p95")
+    assert best.figure(target) < high < target.limit
+    assert service_answer(loose).fits[0].startswith("yes.")
+    middle = math.sqrt(best.figure(target) * high)
+    tight = replace(loose, question=question.replace(target=f"p95 ttft<{1e3 * middle:.0f}ms"))
+    assert service_answer(tight).fits[0].startswith("as predicted, but it may miss a target.")
+
+
+def test_an_engine_may_hold_more_than_the_largest_batch_that_was_evaluated():
+    """Sizes go up by half: of 12 and 16, 15 may fit. No engine serves more than what the search begins with."""
+    search = _Search(LARGE.replace(rate=40.0, max_gpus=8))
+    search.pool.fill()
+    options = [one for one in search.pool.divisions() if one[0].scenario.parallelism.num_gpus in (2, 4)]
+    assert len(options) > 2
+    for structure, columns in options:
+        sizes = {name: structure.inputs[name] for name in ("tp_size", "pp_size") if name in structure.inputs}
+        inputs = InferenceInputs(model=LARGE.model, gpu="l40s", system="vllm", weight_format="fp8", **sizes)
+        traffic = ServiceInputs(rate=40.0, num_requests=100, prompt_len="1500", gen_len="300")
+        most = simulation_of(inputs, traffic).capacity.requests_per_s
+        assert (search.closed_form.fewest(structure, columns) - 1) * most < 40.0
+        last = int(columns["fits"].nonzero()[0][-1])
+        in_flight = int(search.pool.batches[last + 1]) - 1
+        closed = ClosedForm(LARGE.replace(concurrency=in_flight), search.pool, None, lengths_differ=False)
+        assert closed.fewest(structure, columns) == 1
 
 
 @pytest.mark.parametrize(
