@@ -199,7 +199,7 @@ def _fit_results(
     from calibrate.fit.served.report import Compared, compare, fit_lines, fit_object
 
     observed = [stored(folder) for folder in sessions]
-    compared = [compare(run) for run in _runs(files, given)]
+    compared = [compare(run).fitted for run in _runs(files, given)]
     refused = [one for one in compared if one.refused]
     unplaced: list[Compared] = [one for one in compared if one.served is None and not one.refused]
     if unplaced:
@@ -271,7 +271,7 @@ def export(files: tuple[str, ...], out: str, as_json: bool, **told: Any) -> int:
     if Path(out).suffix != ".json":
         raise OutputError(f"--out {out!r}: a contribution is a .json file")
     given = {name: value for name, value in told.items() if value is not None}
-    compared = [compare(run) for run in _runs(files, given)]
+    compared = [compare(run).fitted for run in _runs(files, given)]
     for one in compared:
         if one.refused or one.served is None:
             raise SpecError(str(one.reason))
