@@ -195,6 +195,18 @@ def test_what_does_not_fit_is_exit_3_and_still_one_json_object(llm_perf, folder,
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("gpus", ["2", "4"])
+def test_gpus_that_nothing_divides_are_told_what_to_give_and_no_batch(llm_perf, gpus):
+    """Replicas that do not fit one by one: a batch is no option of simulate, and the GPUs that were counted stay."""
+    model = "simulate --model llama-3.1-70b --weight-format fp8 --prompt-len 1500 --gen-len 300"
+    asked = f"{model} --gpu h100-sxm-80gb --system vllm@0.11 --rate 1".split()
+    outcome = llm_perf(*asked, "--num-gpus", gpus)
+    assert outcome.code == 3
+    assert "batch_size" not in outcome.out + outcome.err
+    assert "or --tp-size 2\n" in outcome.out
+    assert llm_perf(*asked, "--num-gpus", gpus, "--tp-size", "2", "--num-requests", "5").code == 0
+
+
 def test_tables_are_all_written_or_none(llm_perf, folder):
     asked = (*SMALL, "--rate", "10", "--trace-out", "new/t.csv", "--timeline")
     outcome = llm_perf(*asked, "/proc/s.csv")
