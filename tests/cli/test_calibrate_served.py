@@ -487,6 +487,13 @@ def test_whole_numbers_are_read_as_everywhere(llm_perf, samples):
     )
     run = asked.json["runs"][0]
     assert (run["load"]["concurrency"], run["prompt"]["mean"]) == (100, 1000)
+    means = llm_perf(
+        "calibrate", "read-log", "vllm_serve.json", *told, "--prompt-len", "1023.4", "--gen-len", "255.8"
+    )
+    assert means.json["runs"][0]["prompt"]["mean"] == 1023.4
+    assert means.json["runs"][0]["output"]["mean"] == 255.8
+    short = llm_perf("calibrate", "read-log", "vllm_serve.json", "--prompt-len", "0.4").error
+    assert "--prompt-len must be 1 to" in short
     error = llm_perf("calibrate", "read-log", "vllm_serve.json", "--concurrency", "1.5").error
     assert "'1.5' is no whole number such as 512 or 1e9" in error
 
