@@ -195,6 +195,26 @@ def test_what_does_not_fit_is_exit_3_and_still_one_json_object(llm_perf, folder,
     assert outcome.err.count("\n") == 1
 
 
+def test_the_first_lines_say_that_times_are_medians(llm_perf):
+    asked = (
+        "simulate",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--rate",
+        "2",
+        "--num-requests",
+        "40",
+    )
+    speed = llm_perf(*asked).out.splitlines()[1]
+    times = llm_perf(*asked, "--json").json
+    assert speed.startswith("Speed:     median (p95) TTFT ")
+    for name in ("ttft_s", "tpot_s"):
+        middle, late = (f"{1e3 * times[name][figure]:.3g}" for figure in ("p50", "p95"))
+        assert f"{middle} ({late}) ms" in speed
+
+
 @pytest.mark.parametrize("gpus", ["2", "4"])
 def test_gpus_that_nothing_divides_are_told_what_to_give_and_no_batch(llm_perf, gpus):
     """Replicas that do not fit one by one: a batch is no option of simulate, and the GPUs that were counted stay."""
