@@ -14,6 +14,7 @@ from rich.text import Text
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.request_intervals import TimeInterval
 from llm_perf.analysis.simulation import Simulation
+from llm_perf.config.loading import checkpoint_of
 from llm_perf.report.answer import ROOM, Answer, change_line, new_text, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
 from llm_perf.report.units import brief, count, rate, seconds
@@ -72,6 +73,7 @@ def _title(found: Simulation, *, swept: bool = False) -> Text:
     weights = f"{scenario.dtype.weight_bits} bit" if formats is None else formats.name
     return Text.assemble(
         (scenario.model.name, "bold"),
+        _as_asked(found),
         " on ",
         (gpus, "bold"),
         f" (host {scenario.host.name})\n",
@@ -79,6 +81,13 @@ def _title(found: Simulation, *, swept: bool = False) -> Text:
         f"; weights {weights}, KV cache {scenario.dtype.kv_bits} bit\n",
         _asked(found, swept),
     )
+
+
+def _as_asked(found: Simulation) -> str:
+    """The model's name as it was asked for, where it is another checkpoint's, of the same shapes."""
+    asked = found.deployment.model
+    known = checkpoint_of(asked)[0]
+    return "" if known == found.scenario.model.name else f" (as {asked})"
 
 
 def _asked(found: Simulation, swept: bool) -> str:

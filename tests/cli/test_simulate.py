@@ -215,6 +215,18 @@ def test_the_first_lines_say_that_times_are_medians(llm_perf):
         assert f"{middle} ({late}) ms" in speed
 
 
+@pytest.mark.parametrize(
+    ("asked", "title"),
+    [
+        ("llama-3.3-70b", "meta-llama/Llama-3.1-70B (as llama-3.3-70b) on 4 x H100"),
+        ("llama-3.1-70b", "meta-llama/Llama-3.1-70B on 4 x H100"),
+    ],
+)
+def test_the_title_says_which_model_was_asked_for_by_its_shapes(llm_perf, asked, title):
+    sizes = ("--gpu", "h100-sxm-80gb", "--tp-size", "4", "--rate", "1", "--num-requests", "5")
+    assert title in llm_perf("simulate", "--model", asked, *sizes).out
+
+
 @pytest.mark.parametrize("gpus", ["2", "4"])
 def test_gpus_that_nothing_divides_are_told_what_to_give_and_no_batch(llm_perf, gpus):
     """Replicas that do not fit one by one: a batch is no option of simulate, and the GPUs that were counted stay."""
