@@ -11,10 +11,12 @@ from statistics import median
 from typing import Any, Final
 
 from llm_perf.report.answer import Answer
+from llm_perf.report.units import brief
 
-__all__ = ["read_answer", "session_answer", "stack_fit_answer"]
+__all__ = ["outside", "read_answer", "session_answer", "stack_fit_answer"]
 
 _READ_LABELS: Final = ("Read:", "Off by:", "How sure:", "Not said:", "Next:")
+_IMPOSSIBLE_LABELS: Final = ("Read:", "Cannot be:", "Off by:", "How sure:", "Next:")
 _FIT_LABELS: Final = ("Fitted:", "Off by:", "How sure:", "Not known:", "Next:")
 _COMPARED: Final = (
     ("tpot_s", "TPOT"), ("ttft_s", "TTFT"), ("e2e_s", "E2E"), ("decode_s", "decode"), ("step_s", "decode step"),
@@ -39,18 +41,32 @@ def read_answer(found: Mapping[str, Any], flags: Mapping[str, str], known: str |
     tools = list(dict.fromkeys(run["tool"] for run in runs))
     missing = list(dict.fromkeys(name for run in runs for name in run["unknown"] if name in flags))
     reasons = [run["reason"] for run in runs if run["reason"]] + [one["reason"] for one in refused]
+    read = [
+        f"{_runs(len(runs))} of {', '.join(tools)}" if runs else "no run",
+        *([f"{len(refused)} refused"] if refused else []),
+    ]
+    off = [
+        f"{title} {median(errors[name]):+.1%}" + (" (median)" if len(errors[name]) > 1 else "")
+        for name, title in _COMPARED
+        if name in errors
+    ]
+    sure = [_spread(errors, known), *(said for run in runs for said in outside(run))]
+    if any(impossible := [run["cannot_be"] for run in runs if run["cannot_be"]]):
+        more = f"; so are {len(impossible) - 1} more" if len(impossible) > 1 else ""
+        return Answer(
+            fits=read,
+            speed=[impossible[0]["short"] + more],
+            sure=off,
+            bound=[said for run in runs for said in outside(run)] or sure,
+            change=[impossible[0]["why"]],
+            good=False,
+            labels=_IMPOSSIBLE_LABELS,
+        )
     return Answer(
-        fits=[
-            f"{_runs(len(runs))} of {', '.join(tools)}" if runs else "no run",
-            *([f"{len(refused)} refused"] if refused else []),
-        ],
-        speed=[
-            f"{title} {median(errors[name]):+.1%}" + (" (median)" if len(errors[name]) > 1 else "")
-            for name, title in _COMPARED
-            if name in errors
-        ]
+        fits=read,
+        speed=off
         or [f"not predicted: {_without_source(reasons[0])}" if reasons else "nothing that is predicted"],
-        sure=[_spread(errors, known)],
+        sure=sure,
         bound=[", ".join(flags[name] for name in missing)] if missing else ["nothing that a prediction asks"],
         change=[_NEXT_KNOWN if known else _NEXT] if predicted else [_asked(reasons)],
         good=bool(predicted),
@@ -84,6 +100,17 @@ def _errors(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
+def outside(run: Mapping[str, Any]) -> list[str]:
+    """Means of a run that lie outside of the interval that was predicted, each with its ends."""
+    titles = dict(_COMPARED)
+    return [
+        f"{titles[one['quantity']]} {brief(one['measured'])} is outside of {brief(one['interval'][0])} to "
+        f"{brief(one['interval'][1])} (90%)"
+        for one in sorted(run["predicted"], key=lambda one: one["quantity"] != "tpot_s")
+        if one["interval"] is not None and not one["interval"][0] <= one["measured"] <= one["interval"][1]
+    ]
+
+
 def _spread(errors: Mapping[str, Sequence[float]], known: str | None) -> str:
     """How far the furthest is off, and whether a fit knows these runs."""
     all_ = [error for values in errors.values() for error in values]
@@ -106,7 +133,10 @@ def stack_fit_answer(found: Mapping[str, Any]) -> Answer:
         sure = [f"90% interval of a decode step x/{math.exp(interval['decode']):.2f}"]
     advice = found["next_run"]
     return Answer(
-        fits=[f"{found['release']} to {_runs(found['runs'])} of {', '.join(found['models'])}"],
+        fits=[
+            f"{found['release']} to {_runs(found['runs'])} of {', '.join(found['models'])}",
+            *([f"{len(found['refused'])} left out"] if found["refused"] else []),
+        ],
         speed=off or ["-"],
         sure=sure,
         bound=[f"{kept} constants, which stay as shipped; told: {', '.join(found['parameters']) or 'none'}"]

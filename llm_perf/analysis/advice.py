@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -202,10 +203,23 @@ def _more_gpus(inputs: InferenceInputs, field: str, now: int) -> Iterator[Change
                 counted and inputs.pp_size is None and size % nodes == 0
             ):  # the GPUs were counted, not the stages
                 yield change_of(inputs, num_gpus=size // nodes)
-            changes: dict[str, Any] = {field: size, "num_gpus": None}
+            changes: dict[str, Any] = {field: size}
+            if not _divides_the_gpus(inputs, field, size):
+                changes["num_gpus"] = None
             if field == "dp_size" and inputs.batch_size % size:
                 changes["batch_size"] = -(-inputs.batch_size // size) * size
             yield change_of(inputs, **changes)
+
+
+def _divides_the_gpus(inputs: InferenceInputs, field: str, size: int) -> bool:
+    """Whether so many ranks or stages are had of the GPUs that were counted, with a batch that their replicas share."""
+    if inputs.num_gpus is None or inputs.dp_size is not None or field == "dp_size":
+        return False
+    sizes = {"tp_size": inputs.tp_size or 1, "pp_size": inputs.pp_size or 1} | {field: size}
+    replicas, rest = divmod(
+        (inputs.num_nodes or 1) * inputs.num_gpus, math.prod(sizes.values()) * inputs.cp_size
+    )
+    return replicas > 0 and rest == 0 and inputs.batch_size % replicas == 0
 
 
 def change_of(inputs: InferenceInputs, **fields: Any) -> Change:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from llm_perf.cli.calibrate_flags import print_object
-from llm_perf.cli.options import WHOLE
+from llm_perf.cli.options import MEAN, WHOLE
 from llm_perf.errors import OutputError, SpecError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,8 +41,8 @@ _TELLING: tuple[tuple[str, str, Any, str], ...] = (
     ("batch-size", "batch_size", WHOLE, "Sequences of a static batch."),
     ("concurrency", "concurrency", WHOLE, "Requests kept in flight."),
     ("rate", "rate", float, "Requests per second."),
-    ("prompt-len", "prompt_len", WHOLE, "Mean prompt tokens."),
-    ("gen-len", "gen_len", WHOLE, "Mean output tokens."),
+    ("prompt-len", "prompt_len", MEAN, "Mean prompt tokens."),
+    ("gen-len", "gen_len", MEAN, "Mean output tokens."),
 )
 """(flag, what it tells, kind, help) of what files may leave out."""
 
@@ -113,7 +113,8 @@ def _check_told(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if isinstance(value, str):
             continue
-        least = 0 if name in ("n_gpu_layers", "prefix_hit_rate") else 1 if isinstance(value, int) else 1e-9
+        counted = isinstance(value, int) or name in ("prompt_len", "gen_len")
+        least = 0 if name in ("n_gpu_layers", "prefix_hit_rate") else 1 if counted else 1e-9
         if not least <= value <= _MOST:
             raise SpecError(f"--{flags[name]} must be {least:g} to {_MOST:g}, got {value:g}")
 
@@ -199,7 +200,7 @@ def _fit_results(
     from calibrate.fit.served.report import Compared, compare, fit_lines, fit_object
 
     observed = [stored(folder) for folder in sessions]
-    compared = [compare(run) for run in _runs(files, given)]
+    compared = [compare(run).fitted for run in _runs(files, given)]
     refused = [one for one in compared if one.refused]
     unplaced: list[Compared] = [one for one in compared if one.served is None and not one.refused]
     if unplaced:
@@ -271,7 +272,7 @@ def export(files: tuple[str, ...], out: str, as_json: bool, **told: Any) -> int:
     if Path(out).suffix != ".json":
         raise OutputError(f"--out {out!r}: a contribution is a .json file")
     given = {name: value for name, value in told.items() if value is not None}
-    compared = [compare(run) for run in _runs(files, given)]
+    compared = [compare(run).fitted for run in _runs(files, given)]
     for one in compared:
         if one.refused or one.served is None:
             raise SpecError(str(one.reason))

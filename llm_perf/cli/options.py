@@ -39,6 +39,20 @@ class _WholeNumber(click.ParamType):  # type: ignore[type-arg]  # generic in new
 WHOLE: Final = _WholeNumber()
 """The type of options that take a whole number."""
 
+
+class _Mean(_WholeNumber):
+    """A length as a whole number, or as benchmarks print the mean of many."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).strip()
+        return float(text) if _FRACTION.fullmatch(text) else super().convert(value, param, ctx)
+
+
+MEAN: Final = _Mean()
+"""The type of options that take a mean length of many requests."""
+
 _AS_GOOD: Final = 0.01
 """A whole length this near to a mean is as good: times of one batch are known less well by far."""
 

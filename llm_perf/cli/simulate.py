@@ -194,10 +194,12 @@ def _print_unfit(deployment: InferenceInputs, reason: str) -> None:
     """The five lines of a deployment without room for a cache, with what would give it room."""
     from llm_perf.analysis.advice import changes_that_fit
     from llm_perf.analysis.inference import predict_inference
-    from llm_perf.analysis.request import build_scenario
+    from llm_perf.analysis.request import build_scenario, derive_parallelism
     from llm_perf.report.inference_text import print_report
     from llm_perf.report.simulate_text import unfit_report
 
+    # A batch is what no user of requests says: one sequence per replica, of which GPUs that nothing divides are some.
+    deployment = deployment.replace(batch_size=derive_parallelism(deployment).dp_size)
     changes = changes_that_fit(deployment, predict_inference(build_scenario(deployment)))
     print_report(unfit_report(reason, [one for one in changes if one.inputs.keys() <= _OF_AN_ENGINE]))
 

@@ -13,10 +13,11 @@ from llm_perf.config.named_hosts import (
     relative_of,
     usual_host,
 )
-from llm_perf.config.named_models import get_model_config_by_name, published_models
+from llm_perf.config.named_models import checkpoint_of, get_model_config_by_name, published_models
 
 __all__ = [
     "HERE",
+    "checkpoint_of",
     "described_hosts",
     "get_dtype_config_by_name",
     "get_gpu_config_by_name",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from llm_perf.config import files
 from llm_perf.config.bundled import known_names, load_spec, written_aliases
 from llm_perf.config.formats import GGUF_MIXTURES, format_of_repository
 from llm_perf.config.model import ModelConfig
-from llm_perf.config.names import normalise
+from llm_perf.config.names import known_in_full, normalise
 from llm_perf.config.quantization import named_quantization
 from llm_perf.errors import SpecError, UnknownNameError
 
@@ -103,6 +104,48 @@ def _mirrored(name: str) -> ModelConfig | None:
 
 def _publisher(model: ModelConfig) -> str:
     return model.name.partition("/")[0]
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)*")
+_INSTRUCT = "instruct"
+
+
+def checkpoint_of(asked: str) -> tuple[str, bool]:
+    """The checkpoint on the hub that a name of a model means, and whether the name says which one.
+
+    An alias stands for shapes: the checkpoint is that of the name itself, as it is published, not the one whose spec has
+    them. Where none is known by that name it is the spec's, and False.
+
+    Raises:
+        SpecError: malformed file, unknown or ambiguous name.
+    """
+    found = get_model_config_by_name(asked).name
+    if is_model_file(asked):
+        return found, True
+    stem = known_in_full(found, known_names("model"))
+    same = [name for name, spec in written_aliases("model").items() if "/" in name and spec == stem]
+    published, wanted = [found, *same], _glued(asked)
+    for ending in ("", _INSTRUCT):
+        for name in published:
+            if wanted + ending in (_glued(name), _glued(name.partition("/")[2])):
+                return name, True
+    if _HUB_ID.fullmatch(asked.strip()):
+        return asked.strip(), True
+    words = _words(asked)
+    if words <= _words(found):
+        return found, True
+    others = [name for name in same if words <= _words(name)]
+    return (others[0], True) if len(others) == 1 else (found, False)
+
+
+def _glued(name: str) -> str:
+    """Names that differ in hyphens alone are one: llama3.3-70b, Llama-3.3-70B, llama3.3:70b."""
+    return normalise(name).replace("-", "")
+
+
+def _words(name: str) -> set[str]:
+    return set(_WORD.findall(normalise(name)))
 
 
 def is_model_file(name: str) -> bool:

@@ -120,7 +120,7 @@ def _first(card: Card) -> Text:
         return Text()
     text = Text.assemble((f"{card.gpu.name}: ", "bold"), f"{result.placement.reason}.\n")
     text.append(infer_command_in_lines(inputs), "cyan")
-    started = divided_start_command(result)
+    started = divided_start_command(result, inputs.model)
     if started is not None:
         text.append("\nTo start it:\n")
         text.append(started, "cyan")
@@ -170,7 +170,7 @@ def _card(answer: CardsAnswer, card: Card) -> dict[str, Any]:
         "meets_targets": card.meets(question.targets, question.gen_len),
         "policy": None if found.best is None else found.best.flags,
         "inputs": None if found.inputs is None else found.inputs.model_dump(),
-        "start_command": None if result is None else divided_start_command(result),
+        "start_command": None if result is None else divided_start_command(result, question.model),
         "interval": None if result is None else interval_object(result),
         "warnings": [] if result is None else list(result.warnings),
     }

@@ -39,7 +39,9 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         "reason": answer.reason,
         "nearest": None if answer.nearest is None else _point(answer.nearest),
         "inputs": None if answer.inputs is None else answer.inputs.model_dump(),
-        "start_command": None if result is None else divided_start_command(result, question.context),
+        "start_command": None
+        if result is None
+        else divided_start_command(result, question.model, question.context),
         "warnings": [] if result is None else list(result.warnings),
     }
     return finite(found)  # type: ignore[no-any-return]

@@ -145,7 +145,7 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
             f"First token after {seconds(best.ttft_s)}, then {rate(result.scenario.workload.batch_size / best.tpot_s)}.\n"
         )
     text.append(infer_command_in_lines(answer.question.inputs(best.flags)), "cyan")
-    started = divided_start_command(result, answer.question.context)
+    started = divided_start_command(result, answer.question.model, answer.question.context)
     if started is not None:
         text.append("\nTo start it:\n")
         text.append(started, "cyan")

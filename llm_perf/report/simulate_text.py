@@ -15,9 +15,10 @@ from rich.text import Text
 from llm_perf.analysis.advice import Change
 from llm_perf.analysis.request_intervals import TimeInterval
 from llm_perf.analysis.simulation import Simulation
+from llm_perf.config.loading import checkpoint_of
 from llm_perf.report.answer import ROOM, Answer, change_line, new_text, unknown_pieces
 from llm_perf.report.simulate_json import TIMES
-from llm_perf.report.units import count, rate, seconds
+from llm_perf.report.units import brief, count, rate, seconds
 from llm_perf.requests.capacity import Capacity
 from llm_perf.requests.simulate import MOST_ENGINES
 from llm_perf.requests.summary import Distribution, Summary
@@ -73,6 +74,7 @@ def _title(found: Simulation, *, swept: bool = False) -> Text:
     weights = f"{scenario.dtype.weight_bits} bit" if formats is None else formats.name
     return Text.assemble(
         (scenario.model.name, "bold"),
+        _as_asked(found),
         " on ",
         (gpus, "bold"),
         f" (host {scenario.host.name})\n",
@@ -80,6 +82,13 @@ def _title(found: Simulation, *, swept: bool = False) -> Text:
         f"; weights {weights}, KV cache {scenario.dtype.kv_bits} bit\n",
         _asked(found, swept),
     )
+
+
+def _as_asked(found: Simulation) -> str:
+    """The model's name as it was asked for, where it is another checkpoint's, of the same shapes."""
+    asked = found.deployment.model
+    known = checkpoint_of(asked)[0]
+    return "" if known == found.scenario.model.name else f" (as {asked})"
 
 
 def _asked(found: Simulation, swept: bool) -> str:
@@ -115,8 +124,7 @@ def simulation_answer(found: Simulation) -> Answer:
     return Answer(
         fits=_served(found, known),
         speed=[
-            f"TTFT {_time(summary.ttft_s.p50)} (p95 {_time(summary.ttft_s.p95)}), "
-            f"TPOT {_time(summary.tpot_s.p50)} (p95 {_time(summary.tpot_s.p95)})",
+            f"median (p95) TTFT {_median_p95(summary.ttft_s)}, TPOT {_median_p95(summary.tpot_s)}",
             rate(summary.output_tokens_per_s),
         ],
         sure=certainty_pieces(found),
@@ -124,6 +132,16 @@ def simulation_answer(found: Simulation) -> Answer:
         change=_more(found, known),
         good=known.keeps_up is not False and not found.outcome.rejections,
     )
+
+
+def _median_p95(times: Distribution) -> str:
+    """Both figures with one unit where they have the same: ``47.2 (63.1) ms``."""
+    if not math.isfinite(times.p50):
+        return "-"
+    middle, late = brief(times.p50), brief(times.p95)
+    number, _, unit = middle.partition(" ")
+    end, _, other = late.partition(" ")
+    return f"{number} ({end}) {unit}" if unit == other else f"{middle} ({late})"
 
 
 def unfit_report(reason: str, changes: Sequence[Change]) -> RenderableType:

@@ -7,20 +7,21 @@ divides a model between GPU and CPU as the answer says, by one function per serv
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Callable
 from typing import Final
 
 from llm_perf.analysis.inference import InferenceResult
 from llm_perf.analysis.request import InferenceInputs
-from llm_perf.config.loading import get_model_config_by_name
+from llm_perf.config.loading import checkpoint_of
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.report.command import in_lines
 from llm_perf.systems.families import declaration, find
 from llm_perf.systems.registry import family_of, full_name
 
-Starter = Callable[[InferenceResult, int], list[str]]
-"""Makes the words of a command."""
+Starter = Callable[[InferenceResult, int, str], list[str]]
+"""Makes the words of a command from a prediction, tokens of context and the checkpoint."""
 
 _EVERYTHING: Final = 999
 """Layers that llama.cpp is told where all go to the GPU, as its users write it."""
@@ -40,7 +41,8 @@ def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | Non
     start = declaration(find(inputs.system)[0]).start
     if start is None:
         return None
-    words = [start.command.format(model=shlex.quote(_checkpoint(inputs.model)))]
+    checkpoint, notes = _checkpoint(inputs.model)
+    words = [start.command.format(model=shlex.quote(checkpoint))]
     for name, flag in start.flags.items():
         value = getattr(inputs, name)
         if value is True:
@@ -51,7 +53,6 @@ def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | Non
         if start.pools is None:
             return None
         words.append(start.pools[pool])
-    notes = []
     if inputs.weight_format is None and (inputs.quant_bits or 16) < 16:
         notes.append(f"# weights in {inputs.quant_bits} bits: give a checkpoint that has them so")
     for stated, known, what in (
@@ -67,29 +68,36 @@ def start_command(inputs: InferenceInputs, pool: int | None = None) -> str | Non
     return "\n".join([*notes, in_lines(words)])
 
 
-def _checkpoint(model: str) -> str:
-    """The name of the checkpoint on the hub, where the model is a bundled one."""
+def _checkpoint(model: str) -> tuple[str, list[str]]:
+    """The checkpoint that was asked for, and what to say where the name tells its shapes only."""
     try:
-        return get_model_config_by_name(model).name
+        name, said = checkpoint_of(model)
     except SpecError:
-        return model
-
-
-def divided_start_command(result: InferenceResult, context: int | None = None) -> str | None:
-    """The command in lines that a shell takes for one; None where the family has none.
-
-    ``context``: tokens of each sequence that the cache has room for; prompt and generation if None.
-    """
-    family = family_of(full_name(result.scenario))
-    starter = None if family.server is None else STARTERS[family.server]
-    return (
-        None
-        if starter is None
-        else in_lines(starter(result, context or result.scenario.workload.context_len))
+        return model, []
+    note = f"{model} has the shapes of {name}: give the checkpoint that you mean"
+    return name, [] if said else textwrap.wrap(
+        note, 78, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
     )
 
 
-def llama_server(result: InferenceResult, context: int) -> list[str]:
+def divided_start_command(result: InferenceResult, asked: str, context: int | None = None) -> str | None:
+    """The command in lines that a shell takes for one; None where the family has none.
+
+    Args:
+        result: The prediction.
+        asked: The model's name as it was asked for.
+        context: Tokens of each sequence that the cache has room for; prompt and generation if None.
+    """
+    family = family_of(full_name(result.scenario))
+    starter = None if family.server is None else STARTERS[family.server]
+    if starter is None:
+        return None
+    checkpoint, notes = _checkpoint(asked)
+    words = starter(result, context or result.scenario.workload.context_len, checkpoint)
+    return "\n".join([*notes, in_lines(words)])
+
+
+def llama_server(result: InferenceResult, context: int, checkpoint: str) -> list[str]:
     """``llama-server`` with the layers, the experts and the cache where the prediction has them.
 
     ``-c`` is what all sequences keep together, ``-np`` how many these are.
@@ -98,7 +106,7 @@ def llama_server(result: InferenceResult, context: int) -> list[str]:
     asked, work, model = scenario.offload, scenario.workload, scenario.model
     formats = scenario.dtype.formats
     kind = "F16" if formats is None else formats.name.removesuffix("_gguf").upper()
-    words = ["llama-server", f"-m {shlex.quote(model.name.rpartition('/')[2])}-{kind}.gguf"]
+    words = ["llama-server", f"-m {shlex.quote(checkpoint.rpartition('/')[2])}-{kind}.gguf"]
     words += [f"-c {work.batch_size * context}"]
     words += [f"-np {work.batch_size}"] if work.batch_size > 1 else []
     if not scenario.gpu.absent:
@@ -133,7 +141,7 @@ def _tensor_split(scenario: Scenario) -> list[str]:
     return ["--tensor-split " + ",".join(str(part.layers) for part in dealt)]
 
 
-def kt_kernel(result: InferenceResult, context: int) -> list[str]:
+def kt_kernel(result: InferenceResult, context: int, checkpoint: str) -> list[str]:
     """SGLang with kt-kernel, which computes the experts that the GPU does not hold.
 
     Its own chunks of prompts, 2,048 tokens on small cards, would move weights once for each: they are as long as predicted.
@@ -143,7 +151,7 @@ def kt_kernel(result: InferenceResult, context: int) -> list[str]:
     threads = asked.threads or host.sockets * (host.cores_per_socket or 1)
     words = [
         "python -m sglang.launch_server",
-        f"--model {shlex.quote(scenario.model.name)}",
+        f"--model {shlex.quote(checkpoint)}",
         f"--kt-cpuinfer {threads}",
         f"--kt-threadpool-count {host.sockets}",
         f"--kt-num-gpu-experts {asked.kt_num_gpu_experts or 0}",

@@ -157,6 +157,69 @@ def test_old_forms_of_read_log_keep_working(llm_perf, samples):
     assert "decode" in llm_perf("calibrate", "read-log", "deepspeed.log", *told, *sizes).out
 
 
+BELOW = ("--model", "qwen2.5-14b", "--weight-format", "awq", "--gpu", "l40s", "--system", "vllm")
+
+
+def below_file(folder: Path, tpot_ms: float = 22.1) -> Path:
+    """What vllm bench prints of 64 clients whose tokens come sooner than memory can read their caches."""
+    file = folder / f"below{tpot_ms:g}.txt"
+    file.write_text(
+        "============ Serving Benchmark Result ============\n"
+        "Successful requests:                     640\n"
+        "Maximum request concurrency:             64\n"
+        "Benchmark duration (s):                  70.00\n"
+        "Total input tokens:                      654976\n"
+        "Total generated tokens:                  163712\n"
+        "Request throughput (req/s):              9.14\n"
+        "Output token throughput (tok/s):         2338.7\n"
+        "---------------Time to First Token----------------\n"
+        "Mean TTFT (ms):                          512.3\n"
+        "-----Time per Output Token (excl. 1st token)------\n"
+        f"Mean TPOT (ms):                          {tpot_ms:.2f}\n"
+        "==================================================\n"
+    )
+    return file
+
+
+def test_a_run_that_memory_does_not_allow_is_said_to_be_none(llm_perf, folder):
+    found = llm_perf("calibrate", "read-log", str(below_file(folder)), *BELOW)
+    assert found.code == 0
+    first = found.out.splitlines()[:5]
+    assert first[1] == "Cannot be: TPOT 22.1 ms: 51 sequences of 1,151 tokens need 23.7 ms"
+    assert "TPOT 22.1 ms is outside of" in first[3]
+    assert first[4] == "Next:      fewer ran at once, prompts were shared, or the cache is narrower"
+    assert "need to be read at 864 GB/s" in " ".join(found.out.split())
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+    (run,) = llm_perf("calibrate", "read-log", str(below_file(folder)), *BELOW, "--json").json["runs"]
+    assert "22.1 ms is below the 23.7 ms" in run["cannot_be"]["reason"]
+    low, high = next(one["interval"] for one in run["predicted"] if one["quantity"] == "tpot_s")
+    assert 0.0237 < low < high
+
+
+def test_a_run_in_its_interval_is_not_said_to_be_outside(llm_perf, folder):
+    file = folder / "fine.txt"
+    text = below_file(folder, 60).read_text().replace("2338.7", "940").replace("512.3", "1100")
+    file.write_text(text.replace("9.14", "3.67").replace("70.00", "174.00"))
+    shown = llm_perf("calibrate", "read-log", str(file), *BELOW).out
+    assert "Off by:" in shown.splitlines()[1]
+    assert "outside" not in shown
+
+
+def test_a_fit_leaves_out_what_memory_does_not_allow(llm_perf, folder):
+    fine = folder / "fine.txt"
+    text = below_file(folder, 60).read_text().replace("2338.7", "940").replace("512.3", "1100")
+    fine.write_text(text.replace("9.14", "3.67").replace("70.00", "174.00"))
+    found = llm_perf(
+        "calibrate", "fit", str(below_file(folder)), str(fine), *BELOW, "--out", str(folder / "mine.yaml")
+    )
+    assert found.code == 0, found.error
+    assert "; 1 left out" in found.out.splitlines()[0]
+    assert "refused: below22.1.txt:1: TPOT 22.1 ms is below" in " ".join(found.out.split())
+    alone = llm_perf("calibrate", "fit", str(below_file(folder)), *BELOW, "--out", str(folder / "a.yaml"))
+    assert alone.code == 2
+    assert not (folder / "a.yaml").exists()
+
+
 # -- fit -------------------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +487,13 @@ def test_whole_numbers_are_read_as_everywhere(llm_perf, samples):
     )
     run = asked.json["runs"][0]
     assert (run["load"]["concurrency"], run["prompt"]["mean"]) == (100, 1000)
+    means = llm_perf(
+        "calibrate", "read-log", "vllm_serve.json", *told, "--prompt-len", "1023.4", "--gen-len", "255.8"
+    )
+    assert means.json["runs"][0]["prompt"]["mean"] == 1023.4
+    assert means.json["runs"][0]["output"]["mean"] == 255.8
+    short = llm_perf("calibrate", "read-log", "vllm_serve.json", "--prompt-len", "0.4").error
+    assert "--prompt-len must be 1 to" in short
     error = llm_perf("calibrate", "read-log", "vllm_serve.json", "--concurrency", "1.5").error
     assert "'1.5' is no whole number such as 512 or 1e9" in error
 

@@ -217,6 +217,50 @@ def test_what_does_not_fit_is_exit_3_and_still_one_json_object(llm_perf, folder,
     assert outcome.err.count("\n") == 1
 
 
+def test_the_first_lines_say_that_times_are_medians(llm_perf):
+    asked = (
+        "simulate",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm-80gb",
+        "--rate",
+        "2",
+        "--num-requests",
+        "40",
+    )
+    speed = llm_perf(*asked).out.splitlines()[1]
+    times = llm_perf(*asked, "--json").json
+    assert speed.startswith("Speed:     median (p95) TTFT ")
+    for name in ("ttft_s", "tpot_s"):
+        middle, late = (f"{1e3 * times[name][figure]:.3g}" for figure in ("p50", "p95"))
+        assert f"{middle} ({late}) ms" in speed
+
+
+@pytest.mark.parametrize(
+    ("asked", "title"),
+    [
+        ("llama-3.3-70b", "meta-llama/Llama-3.1-70B (as llama-3.3-70b) on 4 x H100"),
+        ("llama-3.1-70b", "meta-llama/Llama-3.1-70B on 4 x H100"),
+    ],
+)
+def test_the_title_says_which_model_was_asked_for_by_its_shapes(llm_perf, asked, title):
+    sizes = ("--gpu", "h100-sxm-80gb", "--tp-size", "4", "--rate", "1", "--num-requests", "5")
+    assert title in llm_perf("simulate", "--model", asked, *sizes).out
+
+
+@pytest.mark.parametrize("gpus", ["2", "4"])
+def test_gpus_that_nothing_divides_are_told_what_to_give_and_no_batch(llm_perf, gpus):
+    """Replicas that do not fit one by one: a batch is no option of simulate, and the GPUs that were counted stay."""
+    model = "simulate --model llama-3.1-70b --weight-format fp8 --prompt-len 1500 --gen-len 300"
+    asked = f"{model} --gpu h100-sxm-80gb --system vllm@0.11 --rate 1".split()
+    outcome = llm_perf(*asked, "--num-gpus", gpus)
+    assert outcome.code == 3
+    assert "batch_size" not in outcome.out + outcome.err
+    assert "or --tp-size 2\n" in outcome.out
+    assert llm_perf(*asked, "--num-gpus", gpus, "--tp-size", "2", "--num-requests", "5").code == 0
+
+
 def test_tables_are_all_written_or_none(llm_perf, folder):
     asked = (*SMALL, "--rate", "10", "--trace-out", "new/t.csv", "--timeline")
     outcome = llm_perf(*asked, "/proc/s.csv")

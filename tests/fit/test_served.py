@@ -157,6 +157,14 @@ def test_a_loop_whose_generator_begins_again_finds_its_prompts():
     assert (new.requests.prefix_id < 0).all()
 
 
+def test_a_mean_with_a_fraction_is_that_of_the_requests_that_are_sent():
+    run = told_run(a_run("closed_loop", 8), {"prompt_len": 1023.4, "gen_len": 255.8})
+    requests = served_of(run).requests
+    assert requests.prompt_tokens.mean() == pytest.approx(1023.4, abs=0.01)
+    assert set(requests.prompt_tokens.tolist()) == {1023, 1024}
+    assert requests.output_tokens.mean() == pytest.approx(255.8, abs=0.01)
+
+
 # -- what no run can be ----------------------------------------------------------------------------------------------
 
 

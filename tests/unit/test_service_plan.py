@@ -11,6 +11,7 @@ from rich.text import Text
 
 from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.simulation import ServiceInputs, simulation_of
+from llm_perf.config.loading import checkpoint_of, published_models
 from llm_perf.errors import DoesNotFitError, SpecError
 from llm_perf.report.service_json import service_object
 from llm_perf.report.service_text import service_answer, service_sections
@@ -441,6 +442,40 @@ def test_engines_are_started_in_their_own_words(system, words):
     )
     assert plain.startswith(words)
     assert all(len(line) < 80 for line in found.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("llama-3.3-70b", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("llama3.3:70b", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("deepseek-v3.1", "deepseek-ai/DeepSeek-V3.1"),
+        ("llama-3.1-70b-instruct", "meta-llama/Llama-3.1-70B-Instruct"),
+        ("llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("unsloth/gpt-oss-20b", "unsloth/gpt-oss-20b"),
+        ("llama-3.1-70b", "meta-llama/Llama-3.1-70B"),
+        ("llama3-8b", "meta-llama/Meta-Llama-3-8B"),
+    ],
+)
+def test_the_engine_loads_the_checkpoint_that_was_asked_for(asked, served):
+    found = start_command(InferenceInputs(model=asked, gpu="h100-sxm-80gb", system="vllm"))
+    assert str(found).split()[:3] == ["vllm", "serve", served]
+
+
+def test_a_name_of_shapes_alone_asks_for_the_checkpoint():
+    found = str(start_command(InferenceInputs(model="llama-33b", gpu="h100-sxm-80gb", system="vllm")))
+    note, last = found.rsplit("\n", 1)
+    assert note.replace("\n#", "") == (
+        "# llama-33b has the shapes of huggyllama/llama-30b: give the checkpoint that you mean"
+    )
+    assert all(len(line) < 80 for line in found.splitlines())
+    assert last.startswith("vllm serve huggyllama/llama-30b")
+
+
+def test_every_alias_of_the_hub_is_its_own_checkpoint():
+    moved = [name for name in published_models() if "(" not in name and checkpoint_of(name) != (name, True)]
+    assert moved == []
 
 
 @pytest.mark.parametrize("eager", [True, False])

@@ -385,7 +385,8 @@ def _tokens(lengths: TokenLengths, generator: np.random.Generator, count: int, *
     if lengths.kind == "vary":
         drawn = Lengths("lognormal", mean, SPREAD * mean)
         return capped_outputs(drawn, mean, generator, count) if capped else drawn.tokens(generator, count)
-    return Lengths("fixed", mean).tokens(generator, count)
+    # No request has a part of a token: a mean with a fraction is that of whole lengths, as for ``llm-perf simulate``.
+    return Lengths("fixed" if mean == int(mean) else "mean", mean).tokens(generator, count)
 
 
 def with_constants(served: Served, constants: Mapping[str, float]) -> Scenario:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from calibrate.evidence.benchmark_run import BenchmarkRun, Figure
 from calibrate.evidence.ratios import gm
-from calibrate.fit.first_lines import read_answer, stack_fit_answer
+from calibrate.fit.first_lines import outside, read_answer, stack_fit_answer
 from calibrate.fit.served.answers import answer_of
 from calibrate.fit.served.deployment import FLAGS, Served, served_of
 from calibrate.fit.served.design import Addition, Advice
 from calibrate.fit.served.fit import StackFit
+from calibrate.fit.served.floor import WHY, Below, below_floor
+from calibrate.fit.served.interval import intervals_of
 from calibrate.fit.served.plausible import check, check_figures
 from calibrate.fit.stack_priors import SHOWN_BY
 from llm_perf.config.profiles import Profile
@@ -36,13 +38,24 @@ _TITLES: Final = {
 
 @dataclass(frozen=True)
 class Compared:
-    """A run, and its predictions or why there are none; ``refused`` where the run itself cannot be."""
+    """A run, and its predictions or why there are none; ``refused`` where the run itself cannot be.
+
+    ``below`` is what of a run that is shown is quicker than memory allows for what its file states: no fit takes it.
+    """
 
     run: BenchmarkRun
     served: Served | None
     predicted: tuple[float | None, ...]
     reason: str | None = None
     refused: bool = False
+    below: Below | None = None
+
+    @property
+    def fitted(self) -> Compared:
+        """As a fit takes it: refused where it is below what memory allows."""
+        if self.below is None:
+            return self
+        return replace(self, reason=f"{self.run.source}: {self.below.reason}", refused=True)
 
 
 def compare(run: BenchmarkRun, profile: str | None = None) -> Compared:
@@ -64,7 +77,8 @@ def compare(run: BenchmarkRun, profile: str | None = None) -> Compared:
         answer = answer_of(served)
     except LLMPerfError as error:
         return Compared(run, served, nothing, str(error))
-    return Compared(run, served, tuple(answer.figure(figure) for figure in run.figures))
+    predicted = tuple(answer.figure(figure) for figure in run.figures)
+    return Compared(run, served, predicted, below=below_floor(served))
 
 
 def version_named(served: Served) -> str:
@@ -89,6 +103,7 @@ def read_object(files: Sequence[str], compared: Sequence[Compared]) -> dict[str,
 
 
 def _entry(one: Compared) -> dict[str, Any]:
+    known = {} if one.served is None or one.reason is not None else intervals_of(one.served)
     return one.run.as_dict() | {
         "system": None if one.served is None else version_named(one.served),
         "predicted": [
@@ -99,16 +114,28 @@ def _entry(one: Compared) -> dict[str, Any]:
                 "measured": figure.value,
                 "predicted": predicted,
                 "error": None if predicted is None or not figure.value else predicted / figure.value - 1,
+                "interval": list(known[figure.quantity])
+                if figure.statistic == "mean" and figure.quantity in known
+                else None,
             }
             for figure, predicted in zip(one.run.figures, one.predicted, strict=True)
         ],
         "reason": one.reason,
+        "cannot_be": None
+        if one.below is None
+        else {
+            "short": one.below.short,
+            "reason": one.below.reason,
+            "why": WHY,
+        },
     }
 
 
 def read_lines(compared: Sequence[Compared], known: str | None = None) -> list[str]:
     """Runs and predictions for people; ``known`` says what may have been fitted to these very runs."""
-    answer = read_answer(read_object((), compared), _FLAG_OF, known)
+    found = read_object((), compared)
+    entries = iter(found["runs"])
+    answer = read_answer(found, _FLAG_OF, known)
     lines: list[str] = [*answer.text.plain.splitlines(), ""]
     for one in compared:
         if one.refused:
@@ -120,6 +147,10 @@ def read_lines(compared: Sequence[Compared], known: str | None = None) -> list[s
                 lines.append(_figure_line(figure, predicted))
         if one.reason is not None:
             lines += _wrapped(f"not predicted: {one.reason}", 2)
+        if one.below is not None:
+            lines += _wrapped(f"cannot be: {one.below.reason}", 2)
+        for said in outside(next(entries)):
+            lines += _wrapped(said, 2)
         asked = _asked(one.run)
         if asked:
             lines += _wrapped(f"not said: {asked}", 2)
