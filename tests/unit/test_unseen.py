@@ -20,11 +20,25 @@ def test_the_page_is_what_the_files_say() -> None:
 def test_each_figure_has_a_page_a_command_and_a_kind() -> None:
     kinds = {quantity for names in KINDS.values() for quantity in names}
     for line in LINES:
-        assert line["source"].startswith("https://")
+        assert line["source"].startswith(("https://", "http://"))
         assert shlex.split(line["command"])[0] in ("infer", "simulate")
         assert line["quantity"] in kinds
         assert float(line["measured"]) > 0
     assert list(TOLD) == [line["id"] for line in LINES]
+
+
+def test_the_readme_says_what_was_answered_first() -> None:
+    row = next(
+        line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| as first answered")
+    )
+    _, _, figures, answered, _, median, within, inside, _, _ = (cell.strip() for cell in row.split("|"))
+    text = " ".join((PAGE.parents[1] / "README.md").read_text("utf-8").split())
+    assert (
+        f"{answered} figures were answered as they stand: half within a factor of {median}, {within} within 1.5"
+        in text
+    )
+    assert f"{inside} inside the 90% interval" in text
+    assert int(figures) == len(LINES)
 
 
 @pytest.mark.parametrize("line", SAMPLE, ids=[line["id"] for line in SAMPLE])
