@@ -51,7 +51,7 @@ def read_answer(found: Mapping[str, Any], flags: Mapping[str, str], known: str |
         if name in errors
     ]
     sure = [_spread(errors, known), *(said for run in runs for said in outside(run))]
-    if any(impossible := [run["cannot_be"] for run in runs if run["cannot_be"]]):
+    if any(impossible := [run["cannot_be"] for run in runs if run.get("cannot_be")]):
         more = f"; so are {len(impossible) - 1} more" if len(impossible) > 1 else ""
         return Answer(
             fits=read,
@@ -107,7 +107,7 @@ def outside(run: Mapping[str, Any]) -> list[str]:
         f"{titles[one['quantity']]} {brief(one['measured'])} is outside of {brief(one['interval'][0])} to "
         f"{brief(one['interval'][1])} (90%)"
         for one in sorted(run["predicted"], key=lambda one: one["quantity"] != "tpot_s")
-        if one["interval"] is not None and not one["interval"][0] <= one["measured"] <= one["interval"][1]
+        if one.get("interval") is not None and not one["interval"][0] <= one["measured"] <= one["interval"][1]
     ]
 
 
@@ -135,7 +135,7 @@ def stack_fit_answer(found: Mapping[str, Any]) -> Answer:
     return Answer(
         fits=[
             f"{found['release']} to {_runs(found['runs'])} of {', '.join(found['models'])}",
-            *([f"{len(found['refused'])} left out"] if found["refused"] else []),
+            *([f"{len(found['refused'])} left out"] if found.get("refused") else []),
         ],
         speed=off or ["-"],
         sure=sure,

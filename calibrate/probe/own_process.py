@@ -87,6 +87,10 @@ def run_cli(*flags: str, timeout_s: float | None) -> dict[str, Any]:
 # -- the one that is started --------------------------------------------------------------------------------------
 
 
+_WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What a program was given that is not there, or is something else: its user's to mend."""
+
+
 def exit_code_of(
     work: Callable[[], int | None],
     interrupted: str = "interrupted",
@@ -110,8 +114,9 @@ def exit_code_of(
         return streams.EXIT_UNREAD
     except OSError as error:
         streams.silence(sys.stdout)
-        tell(" ".join(streams.why_not(error).split()))
-        return EnvironmentFailure.exit_code
+        wrong = isinstance(error, _WRONG_PATH)
+        tell(" ".join((str(error) if wrong else streams.why_not(error)).split()))
+        return SpecError.exit_code if wrong else EnvironmentFailure.exit_code
     except LLMPerfError as error:
         streams.end()
         tell(" ".join(str(error).split()))

@@ -48,9 +48,9 @@ def least_decode_step_s(scenario: Scenario, placement: Placement) -> float:
         if formats
         else scenario.dtype.weight_bits
     )
-    # Of tables beside the layers (per-layer embeddings) a token reads a row; which of the others they are is not known here.
+    # Of tables a token reads a row, those of layers too; which of the others are tables is not known here.
     held = (
-        (active_params(model) - token_table_params(model) - model.other_params)
+        (active_params(model) - token_table_params(model) - model.layer_table_params - model.other_params)
         * bits
         / 8
         * placement.weights.gpu

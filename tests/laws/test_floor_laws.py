@@ -55,6 +55,17 @@ def test_no_answer_is_below_the_roof() -> None:
     assert len(answered) >= len(system_names()) - 3  # some run on a few machines alone
 
 
+@pytest.mark.parametrize(
+    ("model", "gpu"), [("gemma-3n-e4b", "t4"), ("gemma-4-e2b", "l4"), ("gemma-4-e4b", "h200")]
+)
+def test_tables_of_layers_are_no_weights_that_a_token_reads(model: str, gpu: str) -> None:
+    """A row of each, of 2.3 to 2.8 billion elements: the roof of a step took them for read."""
+    result = of(
+        {"model": model, "gpu": gpu, "system": "resident", "hbm_memory_efficiency": 1.0, "gen_len": 125}
+    )
+    assert not [said for said in result.warnings if "defect of llm-perf" in said]
+
+
 @pytest.mark.parametrize("pp_size", [1, 2])
 def test_nothing_is_busy_for_longer_than_a_phase_takes(pp_size: int) -> None:
     """Of stages too: times are of one way through them."""

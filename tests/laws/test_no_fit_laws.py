@@ -150,8 +150,14 @@ def test_none_reads_no_fitted_number(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all_of("none") == bare
         moved = all_of(None)
     same = [case for case, one, other in zip([*CASES, *trained], shipped, moved, strict=True) if one == other]
-    # A stack that states no fitted number and inherits none that matters may stay; all others must move.
-    assert {case[0] for case in same} <= {"deepspeed_inference", "engine"}
+    # A stack that states no fitted number and inherits none that matters may stay; all others must move. Those that copy
+    # experts have shares of the link of their own, and copy hidden states to no CPU.
+    assert {case[0] for case in same} <= {
+        "deepspeed_inference",
+        "engine",
+        "mixtral_offloading",
+        "moe_infinity",
+    }
 
 
 def test_none_is_another_prediction_where_something_was_fitted() -> None:

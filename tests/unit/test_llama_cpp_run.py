@@ -238,6 +238,19 @@ def test_small_files_are_compiled_together_and_nothing_that_computes(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["CMakeLists.txt"]
 
 
+def test_programs_for_a_processor_with_matrix_tiles_do_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ggml's kernels for AMX end prompts of quantised weights with a segmentation fault where GCC 12 compiled them."""
+    plain, tiles = "x86_64 flags : avx2 fma", "x86_64 flags : avx2 fma amx_bf16 amx_int8 amx_tile"
+    monkeypatch.setattr(build, "_cpu_facts", lambda: plain)
+    options, folder = build._options(), build.build_dir()
+    assert not [option for option in options if "amx" in option]
+    monkeypatch.setattr(build, "_cpu_facts", lambda: tiles)
+    assert [option for option in build._options() if option not in options] == [
+        f"-DCMAKE_{language}_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" for language in ("C", "CXX")
+    ]
+    assert build.build_dir() != folder
+
+
 def test_who_waits_for_another_build_does_not_build_again(tmp_path, monkeypatch):
     """The second finds the programs that the first made while it waited."""
     monkeypatch.setattr(build, "build_dir", lambda: tmp_path / "programs")

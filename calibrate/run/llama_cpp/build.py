@@ -48,6 +48,9 @@ _OPTIONS = (
     "-DLLAMA_OPENSSL=OFF", f"-DLLAMA_BUILD_COMMIT=llama-cpp-python-{VERSION}",
 )  # fmt: skip
 """The CPU backend alone, for the very processor it is built on."""
+_NO_MATRIX_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+"""For processors with AMX: ggml's kernels of it end with a segmentation fault in prompts of quantised weights where GCC 12
+compiled them (two tokens and more, llama.cpp of this version)."""
 _TOGETHER = {"tools/mtmd": ("mtmd", "models"), "common": ("llama-common", "parsers")}
 """CMake's targets, and the folder of each whose small files are compiled sixteen at once: their headers are most of them.
 
@@ -95,9 +98,16 @@ def build_dir() -> Path:
     if given:
         return Path(given).expanduser()
     # Built for this processor's instructions: on another one they would end with an illegal instruction.
-    facts = " ".join((*_OPTIONS, _cpu_facts()))
+    facts = " ".join((*_options(), _cpu_facts()))
     key = hashlib.blake2b(facts.encode(), digest_size=4).hexdigest()
     return Path("~/.cache/llm-perf/llama_cpp").expanduser() / f"{VERSION}-{key}"
+
+
+def _options() -> tuple[str, ...]:
+    """What CMake is given on this processor."""
+    if " amx_tile" not in _cpu_facts():
+        return _OPTIONS
+    return *_OPTIONS, *(f"-DCMAKE_{language}_FLAGS={_NO_MATRIX_TILES}" for language in ("C", "CXX"))
 
 
 def _cpu_facts() -> str:
@@ -184,7 +194,7 @@ def _build(target: Path, say: Callable[[str], object]) -> LlamaCpp:
         programs = _compiled(source, work / "build", tools)
         seconds = time.perf_counter() - start
         facts = {
-            "package": f"llama-cpp-python {VERSION}", "llama_cpp": _llama_version(source), "options": list(_OPTIONS),
+            "package": f"llama-cpp-python {VERSION}", "llama_cpp": _llama_version(source), "options": list(_options()),
             "compiler": _first_line([os.environ.get("CC", "cc"), "--version"]), "seconds": round(seconds, 1),
             "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }  # fmt: skip
@@ -278,7 +288,7 @@ def _compiled(source: Path, folder: Path, tools: dict[str, str]) -> Path:
     _compile_together(source)
     configure = [
         tools["cmake"], "-S", str(source), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
-        *_OPTIONS,
+        *_options(),
     ]  # fmt: skip
     _checked(configure, "llama.cpp could not be configured")
     _checked(
