@@ -1,6 +1,6 @@
 """Published runs of others that no constant was made with: asked as their pages state them, and how far off the answers are.
 
-    python bench/unseen.py            asks all anew (4 minutes) and writes docs/accuracy_unseen.md
+    python bench/unseen.py            asks all anew (a minute) and writes docs/accuracy_unseen.md
     python bench/unseen.py --check    writes nothing; 1 where the page is not what the files say
 
 ``runs.csv`` has one line per published figure: its page, the command that asks for it, and what was answered first,
@@ -254,8 +254,13 @@ The other pages leave a model or a GPU out of a table whose other rows a fit has
 to what you ask: {rows} figures from {sources} pages of benchmarks, issues, pull requests and blogs of 2023 to 2026,
 collected by one who had not read the code and kept from those who write it until they were predicted, {done} of them
 at once. Engines, versions, models and machines are as people publish them: nightly builds, forks, cards with a power
-limit or on an adapter, lengths as means, settings that are not printed and stay at their defaults here. No row was
-left out for being odd.
+limit or on an adapter, lengths as means, settings that are not printed and stay at their defaults here.
+
+Of 551 figures that were collected 80 do not print their lengths or load, or are of what no command asks (a prompt behind
+others, a format that is not named), and 122 stand on
+pages of projects that constants came from; no other was left out, none for being odd. Where a page says less than a
+command needs it was chosen once for all: H100 and A100 are the SXM boards (A100 with 80 GB), a date stands for a
+build of llama.cpp, a file of a mixture that is not known (UD-Q4_K_XL) is the usual one of its width.
 
 gm is the geometric mean of max(predicted / measured, measured / predicted); half of the figures are nearer than the
 median. `python bench/unseen.py` asks all of them again (`calibrate/measurements/unseen/runs.csv` has each command and
