@@ -204,7 +204,9 @@ def _print_unfit(deployment: InferenceInputs, reason: str) -> None:
     print_report(unfit_report(reason, [one for one in changes if one.inputs.keys() <= _OF_AN_ENGINE]))
 
 
-_OF_AN_ENGINE: Final = {"weight_format", "weight_bits", "quant_bits", "tp_size", "num_gpus"}
+_OF_AN_ENGINE: Final = {
+    "weight_format", "weight_bits", "quant_bits", "tp_size", "num_gpus", "max_num_seqs", "gpu_memory_utilization",
+}  # fmt: skip
 """What a change may be of: weights that leave the GPUs are no engine's that serves requests."""
 
 

@@ -345,3 +345,16 @@ def test_what_does_not_fit_is_exit_3(llm_perf, folder):
     outcome = llm_perf("simulate", "--model", "llama-3.1-70b", "--gpu", "l4", "--rate", "1")
     assert outcome.code == 3
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("setting", [("--max-num-seqs", "256"), ("--gpu-memory-utilization", "0.92")])
+def test_what_the_engine_itself_could_be_told_is_named_and_then_fits(llm_perf, folder, setting):
+    """A model a gibibyte too large runs by a setting of the engine, before anybody quantises it."""
+    asked = (
+        "simulate", "--model", "Qwen/Qwen2.5-72B-Instruct", "--system", "vllm@0.20.0", "--gpu", "h100-sxm-80gb",
+        "--num-gpus", "2", "--tp-size", "2", "--concurrency", "1", "--num-requests", "5",
+    )  # fmt: skip
+    outcome = llm_perf(*asked)
+    assert outcome.code == 3
+    assert " ".join(setting) in outcome.out.split("What fits: ")[1]
+    assert llm_perf(*asked, *setting).code == 0
