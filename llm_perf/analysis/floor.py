@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llm_perf.config.gpu import GPUConfig
+from llm_perf.config.model import ModelConfig
 from llm_perf.config.scenario import Scenario
+from llm_perf.counts.arrays import Number
 from llm_perf.counts.flops import attention_core_flops, decode_step_flops, prefill_flops, training_flops
+from llm_perf.counts.modules import mlp_flops
 from llm_perf.counts.parameters import active_params, token_table_params
 from llm_perf.systems.base import Evaluation, Placement
 
@@ -31,10 +34,21 @@ def least_prefill_s(scenario: Scenario) -> float:
     workload = scenario.workload
     cached = int(workload.prefix_hit_rate * workload.prompt_len)
     model, batch = scenario.model, workload.batch_size
-    flops = prefill_flops(model, batch, workload.prompt_len)
+    flops = _needed_flops(model, batch, workload.prompt_len)
     if cached:
-        flops -= prefill_flops(model, batch, cached)
+        flops -= _needed_flops(model, batch, cached)
     return float(flops) / _flops_per_s(scenario.gpu, scenario.parallelism.num_gpus)
+
+
+def _needed_flops(model: ModelConfig, batch: Number, prompt_len: Number) -> Number:
+    """FLOPs of a prefill without what nothing reads: the last layer's feed-forward block of all tokens but the last.
+
+    llama.cpp leaves it out (``inp_out_ids``: the rows that the head reads are taken before that block).
+    """
+    whole = prefill_flops(model, batch, prompt_len)
+    if model.encoder:
+        return whole
+    return whole - mlp_flops(model, model.layer_groups[-1], batch * (prompt_len - 1))
 
 
 def least_decode_step_s(scenario: Scenario, placement: Placement) -> float:
@@ -125,7 +139,7 @@ def requests_below_the_roof(
     each = (steps.duration_s / steps.count)[steps.decode_sequences > 0]
     tokens = outcome.requests.prompt_tokens - outcome.cached_tokens + outcome.requests.output_tokens - 1
     # What a second token adds to a first: no later one takes less, and of a prompt only the last one meets the head.
-    a_token = float(prefill_flops(scenario.model, 1, 2) - prefill_flops(scenario.model, 1, 1))
+    a_token = float(_needed_flops(scenario.model, 1, 2) - _needed_flops(scenario.model, 1, 1))
     least = float(tokens[done].sum()) * a_token / _flops_per_s(scenario.gpu, gpus)
     whole = float(np.nanmax(outcome.finished_s) - outcome.arrival_s.min())
     return _said([("quickest step", float(each.min(initial=np.inf)), floor[1]), ("whole", whole, least)])
