@@ -21,8 +21,7 @@ _REREAD_EXPONENT = 2
 class KernelStyle:
     """How a software stack's kernels differ from those that the GPU's efficiencies were measured on.
 
-    ``flops_scale`` and ``memory_scale`` are factors on the efficiencies of products, ``attention_memory_scale`` one on what
-    decode attention reads of device memory. The three rates per streaming
+    ``flops_scale`` and ``memory_scale`` are factors on the efficiencies of products. The three rates per streaming
     multiprocessor and GHz are limits that a kernel with a fixed number of bytes in flight has, whatever the memory
     could do (Little's law): of matrix-vector kernels (products of at most ``matvec_max_rows`` rows), of elementwise
     kernels and of decode attention that reads keys and values once per query head. 0 is no limit.
@@ -38,7 +37,6 @@ class KernelStyle:
     elementwise_gb_per_s_per_sm_ghz: float = 0.0
     attention_gb_per_s_per_sm_ghz: float = 0.0
     matvec_lanes: float = 0.0
-    attention_memory_scale: float = 1.0
 
     @classmethod
     def of(cls, constants: Mapping[str, float], quantised: bool = False) -> KernelStyle:
@@ -53,7 +51,6 @@ class KernelStyle:
             constants.get("elementwise_gb_per_s_per_sm_ghz", 0.0),
             constants.get("attention_gb_per_s_per_sm_ghz", 0.0),
             constants.get("matvec_lanes", 0.0),
-            constants.get("attention_memory_scale", 1.0),
         )
 
     def matvec_gb_per_s_per_sm_ghz_on(self, gpu: GPUConfig) -> float:
@@ -252,8 +249,7 @@ def kernel_rates(
         ),
         attention_flops_per_s=wide_peak * share(attention.prefill_flops_efficiency, flops_efficiency, 1.0),
         attention_half_len=half_len,
-        attention_bytes_per_s=bandwidth
-        * share(attention.decode_memory_efficiency, memory_efficiency, style.attention_memory_scale),
+        attention_bytes_per_s=bandwidth * share(attention.decode_memory_efficiency, memory_efficiency, 1.0),
         attention_floor_s=attention.floor_s,
         reread_bytes_per_s=processors * style.attention_gb_per_s_per_sm_ghz or math.inf,
         elementwise_bytes_per_s=limited(elementwise_bytes_per_s, style.elementwise_gb_per_s_per_sm_ghz),
