@@ -10,6 +10,7 @@ from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import system_of
 from llm_perf.systems.decode_attention import attention_s_per_token, kv_reads, parts_of_a_sequence
+from llm_perf.systems.exchanges import Exchanges
 from llm_perf.systems.forward import Forward
 
 LIMITS = {"split_head_dim": 128.0, "split_context_tokens": 131072.0, "attention_kv_splits": 0.0}
@@ -55,3 +56,15 @@ def test_wide_heads_and_long_contexts_are_not_divided(model, parts):
     assert parts_of_a_sequence(asked, LIMITS, mixer) == parts
     none = LIMITS | {"split_head_dim": 0.0, "split_context_tokens": 0.0}
     assert parts_of_a_sequence(asked, none, mixer) == 0.0
+
+
+@given(tp=st.sampled_from([2, 4]), megabytes=st.floats(0.01, 100))
+def test_cards_without_kernels_of_the_stack_sum_up_as_the_library_does(tp, megabytes):
+    """MI100: no all-reduce of vLLM's own, and a block for each sequence whatever the model."""
+    asked = build_scenario(
+        InferenceInputs(model="llama-3.1-8b", gpu="mi100", num_gpus=tp, tp_size=tp, system="vllm@0.8.5")
+    )
+    constants = dict(system_of(asked).constants(asked))
+    links = Exchanges(asked, constants)
+    assert links._sum_s(megabytes * 1e6) == links.tensor.all_reduce_s(megabytes * 1e6)
+    assert parts_of_a_sequence(asked, constants, asked.model.layer_groups[0].attention) == 1.0
