@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llm_perf.config.layers.attention import Attention
 from llm_perf.config.model import Mixer
 from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, maximum, minimum
@@ -99,13 +100,35 @@ def attention_s_per_token(
         lanes = (scenario.gpu.sm_count or 0) * (scenario.gpu.sm_clock_mhz or 0.0) * 1e6 * _CONVERTING_LANES
         converting = elements * constants["fp8_kv_instructions"] / (lanes or math.inf)
         seconds = p_norm(seconds, converting, rates.knee_exponent)
-    splits = constants["attention_kv_splits"]
+    splits = parts_of_a_sequence(scenario, constants, mixer)
     if splits > 0:
         clock_ghz = (scenario.gpu.sm_clock_mhz or 1000.0) / 1000
         one_head = 2 * mixer.head_dim * scenario.dtype.stored_kv_bits / 8
         rate = splits * constants["split_gb_per_s_per_ghz"] * 1e9 * clock_ghz
         seconds = p_norm(seconds, one_head / rate, rates.knee_exponent)
     return seconds + copies_s_per_token(scenario, constants, rates, mixer, reads)
+
+
+def parts_of_a_sequence(scenario: Scenario, constants: Mapping[str, float], mixer: Mixer) -> float:
+    """Into how many parts decode attention cuts a sequence, each for one thread block; 0: enough to fill the GPU.
+
+    A stack whose kernel with parts takes heads up to ``split_head_dim`` and contexts up to ``split_context_tokens`` alone has
+    another without for all else. A captured graph is one for the longest context that is served, which is the model's.
+    """
+    heads, tokens = constants["split_head_dim"], constants["split_context_tokens"]
+    longest = scenario.model.max_position_embeddings or 0
+    refused = (0 < heads < mixer.head_dim) or (0 < tokens < longest)
+    return 1.0 if refused and _reads_all(scenario, mixer) else constants["attention_kv_splits"]
+
+
+def _reads_all(scenario: Scenario, mixer: Mixer) -> bool:
+    """Whether keys and values of all tokens are read by a stack's usual kernel.
+
+    Latents, and models of which an indexer selects tokens, have kernels of their own.
+    """
+    parts = (part for group in scenario.model.layer_groups for part in group.attention.parts)
+    selects = any(isinstance(part, Attention) and part.selected for part in parts)
+    return isinstance(mixer, Attention) and not selects
 
 
 def copies_s_per_token(

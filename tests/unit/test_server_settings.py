@@ -268,6 +268,23 @@ def test_a_build_is_of_the_version_that_it_lies_at(printed: str, version: str) -
     assert version_of("tensorrt-llm", printed) == version
 
 
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("vllm 0.5.4", "0.5.4"),
+        ("vLLM 0.6.5.dev964+mlperf50, Pytorch 2.7.0a0, ROCm 6.3.1", "0.6.5.dev964"),
+        (
+            "Mango LLMBoost AI Enterprise Platform, vllm-0.9.0.2.dev108+g71faa1880.d20250717.rocm641",
+            "0.9.0.2.dev108",
+        ),
+        ("0.6.6 ROCm 6.3.1", "0.6.6"),
+        ("see README (2025-03 dev)", None),
+    ],
+)
+def test_an_engine_s_name_before_its_version_hides_none(printed: str, version: str | None) -> None:
+    assert version_of("vllm", printed) == version
+
+
 def test_experts_that_were_told_not_to_run_as_one_module_do_not() -> None:
     replicas = row(
         model="deepseek-ai/DeepSeek-R1", gpu="B200-180GB", weight_dtype="nvfp4", tp="1", ep="8", gpu_count="8"

@@ -469,6 +469,9 @@ def test_versions_are_chosen_by_the_device() -> None:
     assert get_system("vllm@0.8.5", nvidia).file.release == "0.10"
     assert get_system("vllm", amd).file.release == "0.15-cdna3"
     assert get_system("vllm", ("amd", "cdna2")) is get_system("vllm", nvidia)
+    assert get_system("vllm", ("amd", "cdna4")).file.release == "0.15-cdna4"
+    for version in ("vllm", "vllm@0.8.5", "vllm@0.11.1"):
+        assert get_system(version, ("amd", "cdna1")).file.release == "0.8.4-cdna1"
     assert get_system("sglang@0.5.7", amd).file.release == "0.5-cdna3"
     assert get_system("sglang@0.5.7", nvidia).file.release == "0.5"
     assert get_system("vllm@0.5-cdna3", nvidia).file.release == "0.5-cdna3"

@@ -72,12 +72,16 @@ _NAMED_BUILDS: Mapping[str, str] = MappingProxyType({"gpt-oss-dev": "1.1"})
 """Images that are no release: TensorRT-LLM's of August 2025 lies between 1.0 and 1.1's release candidates."""
 
 
+_ENGINE_BEFORE = re.compile(r"^(?:[^\d]*, )?vllm[- ]", re.IGNORECASE)
+"""The engine's name before its version, alone or behind a platform's: "vLLM 0.6.5.dev964", "Mango …, vllm-0.9.0.2"."""
+
+
 def version_of(name: str, printed: str | None) -> str | None:
     """The version that a table means by a system's name and its column of versions; None where neither says one."""
     meant = _VERSIONS_OF_NAMES.get(name)
     if meant:
         return meant
-    text = (printed or "").removeprefix("about ").removeprefix("vllm ")
+    text = _ENGINE_BEFORE.sub("", (printed or "").removeprefix("about "))
     named = next((version for build, version in _NAMED_BUILDS.items() if text.startswith(build)), None)
     if named is not None:
         return named
