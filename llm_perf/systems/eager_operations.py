@@ -93,7 +93,12 @@ def more_kernels(group: LayerGroup, products: Sequence[Product]) -> int:
 
 def kernels_of_experts(products: Sequence[Product]) -> float:
     """Kernels of a layer's experts on one rank that run one after the other: two for each, most of which find no token."""
-    return _PRODUCTS_OF_EXPERT * max((product.copies for product in products if product.is_expert), default=0)
+    return _PRODUCTS_OF_EXPERT * experts_held(products)
+
+
+def experts_held(products: Sequence[Product]) -> float:
+    """Experts of a layer that one rank holds."""
+    return max((product.copies for product in products if product.is_expert), default=0)
 
 
 def _dense(product: Product) -> bool:

@@ -104,9 +104,13 @@ def has_router_kernel(mlp: MoEMLP, own: float) -> bool:
 
 
 def routing_us(
-    constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool, mlp: FeedForward
+    constants: Mapping[str, float], kinds: Set[Kind], tensor_memory: bool, mlp: FeedForward, held: float
 ) -> float:
-    """Microseconds that a module of experts, whose products are of these kinds, takes beside products and rows."""
+    """Microseconds that a module of experts, whose products are of these kinds, takes beside products and rows.
+
+    Kernels with scales of blocks look at each of the ``held`` experts of a rank (`expert_block_each_us`), also at those that
+    no token goes to.
+    """
     if constants["fused_experts_us"] > 0 and one_module(constants, kinds, tensor_memory, mlp):
         return constants["fused_experts_us"]
     microseconds = constants["moe_us"]
@@ -114,7 +118,9 @@ def routing_us(
         microseconds += constants["ungrouped_router_us"]
     microseconds += constants["expert_weight_only_us"] if kinds & WEIGHT_ONLY.keys() else 0.0
     microseconds += constants["expert_4bit_us"] if kinds & _OF_4BIT else 0.0
-    return microseconds + (constants["expert_block_us"] if BLOCK_SCALED in kinds else 0.0)
+    if BLOCK_SCALED in kinds:
+        microseconds += constants["expert_block_us"] + held * constants["expert_block_each_us"]
+    return microseconds
 
 
 def unpacked_share(

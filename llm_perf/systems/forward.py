@@ -18,7 +18,7 @@ from llm_perf.systems.attention import (
 )
 from llm_perf.systems.base import Load
 from llm_perf.systems.costs import Costs, part_of
-from llm_perf.systems.eager_operations import kernels_of_experts, more_kernels
+from llm_perf.systems.eager_operations import experts_held, kernels_of_experts, more_kernels
 from llm_perf.systems.exchanges import Exchanges
 from llm_perf.systems.format_kernels import BLOCK_SCALED, BY_8BIT, WEIGHT_ONLY, routing_us
 from llm_perf.systems.product_kernels import ProductKernels
@@ -224,7 +224,8 @@ class Forward(ProductKernels):
         microseconds = self.constants["layer_us"]
         if routed_experts(group):
             kinds = self.expert_kinds(products)
-            microseconds += routing_us(self.constants, kinds, self.scenario.gpu.has_tensor_memory, group.mlp)
+            tensor_memory, held = self.scenario.gpu.has_tensor_memory, experts_held(products)
+            microseconds += routing_us(self.constants, kinds, tensor_memory, group.mlp, held)
         if any(part.recurrent for part in group.attention.parts):
             microseconds += self.constants["state_space_us"]
         kernels: float = more_kernels(group, products) if self.constants["more_kernels"] else 0

@@ -189,7 +189,7 @@ def test_experts_with_scales_of_blocks_are_one_module_where_a_stack_says_so() ->
         changed = asked.replace(constants=tuple(sorted(more.items())))
         return float(Forward(changed, system_of(changed).constants(changed)).decode_step(4)[0].total_s)
 
-    own = {"fused_experts_us": 10.0, "moe_us": 20.0, "expert_block_us": 35.0}
+    own = {"fused_experts_us": 10.0, "moe_us": 20.0, "expert_block_us": 35.0, "expert_block_each_us": 0.0}
     saved = step_s(**own, fused_block_experts=0.0) - step_s(**own, fused_block_experts=1.0)
     assert saved == pytest.approx(58 * 45e-6)  # 61 layers, the first three of which are dense
 
