@@ -74,7 +74,10 @@ TIMED_US = {
 @pytest.mark.parametrize("shape", TIMED_US)
 def test_products_of_4_bit_operands_take_what_was_timed(shape: tuple[int, int, int]) -> None:
     rows, outputs, inputs = shape
-    found = forward().product_s(product(float(inputs), float(outputs)), float(rows))
+    plain = forward()
+    # Of 64 rows and more they read as fast as others; the version's share is that of fewer rows as well.
+    one = Forward(plain.scenario, plain.constants | {"native_4bit_bandwidth": 1.0})
+    found = one.product_s(product(float(inputs), float(outputs)), float(rows))
     assert (found.seconds - found.floor_s) * 1e6 + 6.0 == pytest.approx(TIMED_US[shape], rel=0.15)
 
 
