@@ -97,6 +97,8 @@ def _formats(
             return resolve_formats(
                 model, model.quantization, "as released, which fp8 means (fp8_dynamic: one scale)"
             )
+        if _released_in(model, asked):
+            return resolve_formats(model, model.quantization, f"as released, which {asked} means")
         if asked in GGUF_MIXTURES and model.quantization is not None and model.quantization.kept_by_gguf:
             kept = named_quantization("mxfp4_gguf")
             return resolve_formats(model, kept, f"as files of every name keep the experts, {asked} too")
@@ -113,6 +115,12 @@ def _formats(
     if model.quantization is not None:
         return resolve_formats(model, model.quantization, f"as released ({model.quantization.method})")
     return None
+
+
+def _released_in(model: ModelConfig, asked: str) -> bool:
+    """Whether a format is the checkpoint's own: its publisher has said which matrices are in it, gpt-oss's experts alone."""
+    quantization = model.quantization if model.stored_formats is None else None
+    return quantization is not None and {rule.format for rule in quantization.rules} == {asked}
 
 
 def _released_in_blocks(model: ModelConfig) -> bool:

@@ -222,13 +222,35 @@ def warp_matrix_factor(constants: Mapping[str, float], gpu: GPUConfig, gemm: Gem
     return max(gemm.peak_flops_per_s / most, 1.0) if most > 0 else 1.0
 
 
+def unpacked_in_turn_factor(constants: Mapping[str, float], gpu: GPUConfig, gemm: GemmRates) -> float:
+    """Times that arithmetic counts where a warp unpacks weights and multiplies by them one after the other.
+
+    The seconds of both add up: those of the multiprocessors' ordinary units, which no data sheet's peak of matrix products
+    says anything of, and those of the tensor cores. So Marlin's experts take about as long per multiprocessor and clock on
+    GPUs whose peaks differ four times, and most of the peak where that is low (GeForce).
+    """
+    unpacking = (
+        constants["marlin_gflops_per_sm_per_ghz"] * (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) * 1e6
+    )
+    seconds = 1.0 / gemm.peak_flops_per_s + (1.0 / unpacking if unpacking > 0 else 0.0)
+    return max(gemm.flops_per_s * seconds, 1.0)
+
+
 def compute_factor(
-    constants: Mapping[str, float], kind: Kind, gemm: GemmRates, gpu: GPUConfig | None, expert: bool = False
+    constants: Mapping[str, float],
+    kind: Kind,
+    gemm: GemmRates,
+    gpu: GPUConfig | None,
+    expert: bool = False,
+    in_turn: bool = False,
 ) -> float:
     """Times that a product's arithmetic counts; products of experts have kernels of their own.
 
-    Without a ``gpu`` the rates were stated and are those of every kernel.
+    Without a ``gpu`` the rates were stated and are those of every kernel. ``in_turn``: warps unpack, then multiply
+    (`unpacked_in_turn_factor`).
     """
+    if in_turn and gpu is not None:
+        return unpacked_in_turn_factor(constants, gpu, gemm)
     grouped = constants[_GROUPED[kind]] if expert else 0.0
     if grouped > 0:
         return gemm.flops_per_s / (grouped * gemm.peak_flops_per_s)

@@ -30,6 +30,7 @@ from llm_perf.systems.format_kernels import (
 from llm_perf.systems.padded_experts import empty_blocks, loaded_bytes, marlin_block, pads_experts
 from llm_perf.systems.products import ProductTime, product_time
 from llm_perf.systems.terms import Factor, one_term
+from llm_perf.systems.tiled_products import whole_tiles_s
 
 _NATIVE_KINDS: dict[int, Kind] = {4: "native 4-bit", 8: "native 8-bit", 16: "16-bit", 32: "16-bit"}
 _LEAST_8BIT = 7.0
@@ -124,6 +125,8 @@ class ProductKernels:
         """Rates of a product's kernel; those of experts may depend on the tokens of the pass."""
         if self._by_8bit(product):
             return self._gemms["fp8"]
+        if self._mxfp4_by_marlin(product):
+            return self.rates.gemm if tokens is None else self._in_blocks(product, self.rates.gemm, tokens)
         gemm = self._gemms.get("" if product.stored is None else product.stored.kernels, self.rates.gemm)
         if self._converted(product):
             return self._gemms["16-bit"]
@@ -140,17 +143,39 @@ class ProductKernels:
         return gemm if tokens is None else self._in_blocks(product, gemm, tokens)
 
     def _in_blocks(self, product: Product, gemm: GemmRates, tokens: Number) -> GemmRates:
-        """Rates where each expert's rows fill blocks up, by Marlin's kernels; mxfp4 has those of triton_kernels."""
-        others = product.stored is not None and product.stored.name == "mxfp4"
-        if not product.is_expert or others or not self.constants["marlin_expert_blocks"]:
+        """Rates where each expert's rows fill blocks up, by Marlin's kernels."""
+        if not self._by_marlin(product):
             return gemm
         rows_each = product.rows(tokens) * self.expert_share / max(product.copies, 1)
         return replace(gemm, tile_rows=marlin_block(rows_each), ragged=True)
 
+    def _by_marlin(self, product: Product) -> bool:
+        """Whether experts are unpacked by Marlin's kernel, mxfp4 where no kernel of its own is made for the GPU."""
+        if not product.is_expert or not self.constants["marlin_expert_blocks"]:
+            return False
+        mxfp4 = product.stored is not None and product.stored.name == "mxfp4"
+        return self._mxfp4_by_marlin(product) if mxfp4 else self._narrow(product)
+
+    def _mxfp4_by_marlin(self, product: Product) -> bool:
+        """Whether experts in mxfp4 have neither triton_kernels, which are Hopper's, nor kernels for a tensor memory.
+
+        Source: vLLM's choice for mxfp4 (``get_mxfp4_backend``, quantization/mxfp4.py), SGLang's ``moe_runner_backend``.
+        """
+        stored, gpu = product.stored, self.scenario.gpu
+        if stored is None or stored.name != "mxfp4" or not product.is_expert:
+            return False
+        own = gpu.has_tensor_memory or gpu.architecture == "hopper" or gpu.maker != "nvidia"
+        return not own and bool(self.constants["marlin_expert_blocks"])
+
     def _by_8bit(self, product: Product) -> bool:
         """Whether 4-bit weights are multiplied by 8-bit activations: experts in mxfp4, by the engines of NVIDIA's GPUs."""
         stored = product.stored
-        if stored is None or stored.name != "mxfp4" or not product.is_expert:
+        if (
+            stored is None
+            or stored.name != "mxfp4"
+            or not product.is_expert
+            or self._mxfp4_by_marlin(product)
+        ):
             return False
         return "fp4" in self._gemms and "fp8" in self._gemms and self.scenario.gpu.maker == "nvidia"
 
@@ -158,6 +183,8 @@ class ProductKernels:
         """Whether the weights of a product are unpacked to run at the activations' width."""
         if product.stored is None:
             return self._weight_only
+        if self._mxfp4_by_marlin(product):
+            return True
         return product.stored.kernels not in self._gemms and not self._converted(product)
 
     @staticmethod
@@ -255,10 +282,18 @@ class ProductKernels:
                 gemm,
                 self.scenario.gpu if self._table_rates else None,
                 product.is_expert and self._table_rates,
+                self._by_marlin(product) and self.constants["marlin_gflops_per_sm_per_ghz"] > 0,
             ),
             bytes_per_weight(minimum(rows, most)) if most else None,
             walk_s(self.constants, kind, product.in_features),
+            self._whole_tiles_s(product, kind, gemm, rows),
         )
+
+    def _whole_tiles_s(self, product: Product, kind: Kind, gemm: GemmRates, rows: Number) -> Number:
+        """Least arithmetic of a product whose tiles are not divided; stated rates are those of every kernel."""
+        if kind != "native 4-bit" or not self._table_rates:
+            return 0.0
+        return whole_tiles_s(self.constants, gemm, self.scenario.gpu, product, rows)
 
     def touched(self, product: Product, tokens: Number) -> Number:
         """Copies of a product that the busiest rank reads for so many tokens of each replica: all experts where it is 1."""

@@ -54,7 +54,7 @@ class ProductTime(NamedTuple):
             Factor("weights", self.weights),
             Factor(
                 "rows and rows lost to tiles",
-                self.rows + self.copies * gemm.lost_rows(self.rows, self.copies),
+                self.compute_s * gemm.flops_per_s / (2.0 * self.weights * self.slower),
             ),
             Factor("compute rate", gemm.flops_per_s, (of_compute,), divides=True),
         )
@@ -78,12 +78,14 @@ def product_time(
     slower: float = 1.0,
     matvec_bytes_per_weight: Number | None = None,
     least_s: float = 0.0,
+    least_compute_s: Number = 0.0,
 ) -> ProductTime:
     """A product of ``rows`` rows with ``copies`` matrices that are read: the one formula.
 
     ``matvec_bytes_per_weight``: what the stack's matrix-vector kernels read, where it has any. Whatever runs in their place
     for more rows, a product takes no less time than one of the most rows that they take. ``least_s``: what a kernel takes
-    that walks along the inputs block by block, however little it reads.
+    that walks along the inputs block by block, however little it reads. ``least_compute_s``: its arithmetic where
+    multiprocessors have whole tiles, most of whose rows there may not be.
     """
 
     def memory_of(rows: Number, bytes_per_weight: Number) -> tuple[Number, Number]:
@@ -97,7 +99,7 @@ def product_time(
         memory = maximum(memory, memory_of(few, matvec_bytes_per_weight)[1])
     if least_s:
         memory = maximum(memory, least_s)
-    compute = gemm.compute_s(rows, product.weights, copies) * slower
+    compute = maximum(gemm.compute_s(rows, product.weights, copies) * slower, least_compute_s)
     seconds = gemm.time_s(compute, memory, rows) - gemm.floor_s + floor_s
     return ProductTime(compute, memory, seconds, rows, copies, product.weights, moved, gemm, floor_s, slower)
 
