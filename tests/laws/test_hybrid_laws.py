@@ -48,6 +48,15 @@ def test_all_layers_on_the_gpu_is_the_resident_answer(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_host_without_a_gpu_answers_as_no_gpu(model: str) -> None:
+    """Only where the system computes on a host: without its name, or with another's, the GPU is missing."""
+    assert asked(model=model, gpu=None) == asked(model=model, gpu="none")
+    for other in ({"system": "vllm"}, {"system": None}, {"host": None}):
+        with pytest.raises(SpecError):
+            asked(model=model, gpu=None, **other)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_no_layer_on_the_gpu_decodes_as_the_cpu_alone(model: str) -> None:
     """Prompts differ: with a GPU they copy the weights to it."""
     none = asked(model=model, n_gpu_layers=0)
