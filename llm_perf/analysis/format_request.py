@@ -128,7 +128,11 @@ def _one_scale(inputs: InferenceInputs) -> bool:
 
 _OTHERS_THAN_FP8 = (ONE_SCALE_FP8, "fp8_per_tensor")
 
-_IN_WORDS = {"gguf": "the types of GGUF files (q4_k_m, q8_0, ...)"}
+_IN_WORDS = {
+    "gguf": "the types of GGUF files (q4_k_m, q8_0, ...)",
+    "exl2": "exl2 of any bits (exl2-4.0bpw)",
+    "exl3": "exl3 of any bits (exl3-4.0bpw)",
+}
 
 
 def _in_gguf(model: ModelConfig) -> WeightFormats | None:
