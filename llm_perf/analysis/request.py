@@ -236,6 +236,10 @@ class InferenceInputs(Spec):
         default=None,
         description="ktransformers: tokens of a pass from which experts are copied to the GPU for it; 0 for never.",
     )
+    kt_max_deferred_experts_per_token: Annotated[NonNegativeInt | None, MostInRequest(4096)] = Field(
+        default=None,
+        description="ktransformers: experts of a token computed beside the GPU's next layer.  [default: 0]",
+    )
     expert_hit_rate: Fraction | None = Field(
         default=None,
         description="Share of routed experts found in an expert cache; the share held if not given.",

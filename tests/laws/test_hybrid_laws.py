@@ -459,6 +459,26 @@ def test_each_rank_copies_its_part_of_what_one_has_written() -> None:
     assert four > one / 4
 
 
+def test_deferred_experts_hide_what_the_gpu_takes_for_a_layer() -> None:
+    """At decode: their own share of the experts' time, or all that the GPU's layers take; prompts wait for every expert."""
+    results = {
+        each: asked(**KERNELS, kt_max_deferred_experts_per_token=each) for each in (None, 0, 1, 2, 4, 8, 99)
+    }
+    assert results[None].decode == results[0].decode
+    whole = results[None].decode.breakdown_s["cpu_experts"]
+    hidden = {
+        each: whole - result.decode.breakdown_s["cpu_experts"] for each, result in results.items() if each
+    }
+    most = hidden[99]
+    assert most > 0
+    for each, seconds in hidden.items():
+        assert seconds == pytest.approx(min(whole * min(each, 8) / 8, most), rel=1e-9)
+        assert results[each].prefill == results[None].prefill
+    for system in ("ktransformers@0.3", "fiddler"):
+        with pytest.raises(SpecError, match="kt-max-deferred-experts-per-token"):
+            asked(**KERNELS | {"system": system}, kt_max_deferred_experts_per_token=1)
+
+
 def test_a_threshold_says_from_where_on_prompts_copy_experts() -> None:
     below, at, never, usual = (
         asked(**KERNELS, kt_gpu_prefill_token_threshold=tokens) for tokens in (1001, 1000, 0, None)
