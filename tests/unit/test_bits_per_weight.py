@@ -19,7 +19,7 @@ def asked(system: str = "exllamav2", **inputs: str) -> Scenario:
 @pytest.mark.parametrize(
     ("system", "spelled", "said"),
     [
-        ("exllamav2", "exl3-4.0bpw", "it runs 16 bits and exl2 of any bits"),
+        ("exllamav2", "exl3-4.0bpw", "it runs 16 bits and exl2 of any bits.*systems that run it: exllamav3"),
         ("exllamav3", "exl2-4.0bpw", "it runs 16 bits and exl3 of any bits"),
         ("exllamav2", "exl2-9bpw", "from 1 to 8"),
         ("exllamav2", "exl2", "exl2-4.0bpw or exl3-4.0bpw"),
