@@ -20,6 +20,7 @@ from llm_perf.config.quantization import named_quantization
 from llm_perf.counts.weight_formats import resolve_formats
 from llm_perf.errors import SpecError
 from llm_perf.systems.base import System
+from llm_perf.systems.families import families
 
 if TYPE_CHECKING:
     from llm_perf.analysis.request import InferenceInputs
@@ -91,7 +92,7 @@ def _formats(
         if not system.family.runs_format(asked):
             has = ", ".join(_IN_WORDS.get(name, name) for name in system.family.formats or ())
             raise SpecError(
-                f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}"
+                f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}{_who_runs(asked)}"
             )
         if asked == "fp8" and _released_in_blocks(model) and not _one_scale(inputs):
             return resolve_formats(
@@ -136,7 +137,17 @@ def _one_scale(inputs: InferenceInputs) -> bool:
 
 _OTHERS_THAN_FP8 = (ONE_SCALE_FP8, "fp8_per_tensor")
 
-_IN_WORDS = {"gguf": "the types of GGUF files (q4_k_m, q8_0, ...)"}
+def _who_runs(asked: str) -> str:
+    """The systems that name a format as theirs; nothing where there are none."""
+    found = [one.name for one in families() if one.formats is not None and one.runs_format(asked)]
+    return f"; systems that run it: {', '.join(found)}" if found else ""
+
+
+_IN_WORDS = {
+    "gguf": "the types of GGUF files (q4_k_m, q8_0, ...)",
+    "exl2": "exl2 of any bits (exl2-4.0bpw)",
+    "exl3": "exl3 of any bits (exl3-4.0bpw)",
+}
 
 
 def _in_gguf(model: ModelConfig) -> WeightFormats | None:

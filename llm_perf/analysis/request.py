@@ -9,6 +9,7 @@ from llm_perf.analysis import asked
 from llm_perf.analysis.asked import MostInRequest, RankCount, Stage, Text, replicas
 from llm_perf.analysis.format_request import requested_dtype
 from llm_perf.analysis.run_facts import NO_FACTS, RunFacts
+from llm_perf.analysis.without_gpu import gpu_of_host_alone
 from llm_perf.config.base import (
     AsText,
     Efficiency,
@@ -85,8 +86,8 @@ class InferenceInputs(Spec):
 
     model: asked.ModelName
     gpu: Text = Field(
-        description="Name or file; repeat it to compare several; none for a machine that computes on its CPU. A profile's "
-        "machine if not given."
+        description="Name or file; repeat it to compare several; none for a machine that computes on its CPU. If not given, "
+        "a profile's machine, or none where a system computes on --host."
     )
     host: Text | None = Field(
         default=None, description="Name, file or here; the GPU's usual host if not given."
@@ -235,6 +236,10 @@ class InferenceInputs(Spec):
         default=None,
         description="ktransformers: tokens of a pass from which experts are copied to the GPU for it; 0 for never.",
     )
+    kt_max_deferred_experts_per_token: Annotated[NonNegativeInt | None, MostInRequest(4096)] = Field(
+        default=None,
+        description="ktransformers: experts of a token computed beside the GPU's next layer.  [default: 0]",
+    )
     expert_hit_rate: Fraction | None = Field(
         default=None,
         description="Share of routed experts found in an expert cache; the share held if not given.",
@@ -249,7 +254,7 @@ class InferenceInputs(Spec):
     @model_validator(mode="before")
     @classmethod
     def _batch_of_gpu_batches(cls, data: Any) -> Any:
-        return with_batch(data) if isinstance(data, dict) else data
+        return gpu_of_host_alone(with_batch(data)) if isinstance(data, dict) else data
 
 
 def request_limit(name: str) -> int | None:

@@ -10,22 +10,26 @@ from llm_perf.analysis.advice import Change, changes_that_fit
 from llm_perf.analysis.economics import gpu_price
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
+from llm_perf.analysis.without_gpu import missing_gpu, names_host_alone
 from llm_perf.config.economics import Price
 
 
-def predict(model: str, gpu: str, **inputs: Any) -> Prediction:
+def predict(model: str, gpu: str | None = None, **inputs: Any) -> Prediction:
     """Predict one inference, as ``llm-perf infer`` does.
 
     Args:
         model: Name, YAML or JSON file, Hugging Face ``config.json`` or its folder.
-        gpu: Name or file.
+        gpu: Name or file; without it a system that can computes on the CPU of ``host``.
         inputs: Flags of ``llm-perf infer`` with underscores: ``batch_size``, ``tp_size``, ``ds_zero`` … (fields of
             `InferenceInputs`).
 
     Raises:
         SpecError: unknown names, or settings that contradict each other.
     """
-    question = InferenceInputs(model=model, gpu=gpu, **inputs)
+    asked = {"model": model, **inputs} | ({} if gpu is None else {"gpu": gpu})
+    if gpu is None and not names_host_alone(asked):
+        raise missing_gpu(asked)
+    question = InferenceInputs(**asked)
     return Prediction(question, predict_inference(build_scenario(question)))
 
 

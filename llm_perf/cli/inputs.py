@@ -60,8 +60,23 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], ki
     if not gpus:
         gpus = _profiled_gpu(inputs.get("profile"))
     if not gpus:
-        raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
+        gpus = _host_alone(inputs, kind)
     return [kind(gpu=gpu, **inputs) for gpu in gpus]
+
+
+def _host_alone(inputs: dict[str, Any], kind: type[Spec]) -> tuple[str, ...]:
+    """No GPU where a host is named whose CPU the system computes on, which is said on stderr.
+
+    Raises:
+        SpecError: it needs a GPU.
+    """
+    from llm_perf.analysis.without_gpu import NO_GPU_NAME, alone_note, missing_gpu, names_host_alone
+
+    may = "system" in kind.model_fields  # training needs a GPU
+    if not may or not names_host_alone(inputs):
+        raise missing_gpu(inputs if may else {})
+    click.echo(f"llm-perf: {alone_note(inputs['host'])}", err=True)
+    return (NO_GPU_NAME,)
 
 
 def _profiled_gpu(profile: Any) -> tuple[str, ...]:

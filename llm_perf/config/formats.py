@@ -99,10 +99,17 @@ _PLAIN = (
     ),
 )
 
-FORMATS: dict[str, NumberFormat] = {entry.name: entry for entry in _PLAIN} | {
-    name: NumberFormat(name, size * 8 / elements, "weight-only")
-    for name, (elements, size) in GGML_BLOCKS.items()
-}
+BY_BITS = ("exl2", "exl3")
+"""Formats whose name says how many bits a weight has on average (``exl3-4.25bpw``), or the head has (``exl2-4.0bpw-h8``)."""
+
+FORMATS: dict[str, NumberFormat] = (
+    {entry.name: entry for entry in _PLAIN}
+    | {name: NumberFormat(name, 4, "weight-only") for name in BY_BITS}
+    | {
+        name: NumberFormat(name, size * 8 / elements, "weight-only")
+        for name, (elements, size) in GGML_BLOCKS.items()
+    }
+)
 """Formats of one matrix, by name."""
 
 GGUF_MIXTURES = (
@@ -117,9 +124,10 @@ WEIGHT_FORMATS = tuple(dict.fromkeys((*(entry.name for entry in _PLAIN), *GGUF_M
 """What a model's weights can be asked to be stored in."""
 
 KV_FORMATS: dict[str, float] = {
-    "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5,
+    "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5, "q8": 8.5, "q6": 6.5, "q4": 4.5,
 }  # fmt: skip
-"""Bits per element of formats of the KV cache. ``int4`` has a 16-bit scale and minimum per 64."""
+"""Bits per element of formats of the KV cache. ``int4`` has a 16-bit scale and minimum per 64,
+``q8``, ``q6`` and ``q4`` (ExLlama's caches) a 16-bit scale per 32."""
 
 ONE_SCALE_FP8 = "fp8_dynamic"
 """FP8 with one scale per matrix or row, as compressed-tensors calls it: also of a model that is released in blocks."""
@@ -166,10 +174,56 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
         SpecError: none of ``known``.
     """
     plain = name.strip().lower().replace("-", "_")
+    if field == "weight_format" and (found := by_bits(plain)) is not None:
+        return found.name
     plain = plain if plain in known else _ALIASES.get(plain, plain)
     if plain not in known:
-        raise SpecError(f"{field} {name[:60]!r} is not a known format; use auto or one of {', '.join(known)}")
+        more = ", exl2-4.0bpw or exl3-4.0bpw (any bits)" if field == "weight_format" else ""
+        raise SpecError(
+            f"{field} {name[:60]!r} is not a known format; use auto or one of {', '.join(known)}{more}"
+        )
     return plain
+
+
+@dataclass(frozen=True, slots=True)
+class BitsPerWeight:
+    """A format of `BY_BITS`: the mean bits of its matrices and those of the head."""
+
+    format: str
+    bits: float
+    head_bits: float
+
+    @property
+    def name(self) -> str:
+        """How it is spelled: ``exl3-4.25bpw``, with ``-h8`` where the head has not the usual width."""
+        head = "" if self.head_bits == _HEAD_BITS else f"-h{self.head_bits:g}"
+        return f"{self.format}-{self.bits:g}bpw{head}"
+
+
+_HEAD_BITS = 6.0
+"""Bits of the head where a name does not say them: the default of convert.py in exllamav2 and exllamav3 (-hb)."""
+
+_BPW = r"(?P<bits>\d(?:\.\d{1,3})?)[ _-]?bpw(?:[_-]h(?P<head>\d))?"
+_SPELLED = tuple(
+    re.compile(pattern) for pattern in (rf"(?P<format>exl[23])[_-]{_BPW}", rf"{_BPW}[_-](?P<format>exl[23])")
+)
+_MOST_BITS = 8
+
+
+def by_bits(name: str) -> BitsPerWeight | None:
+    """The format that a name spells by its bits per weight, None where it does not.
+
+    Raises:
+        SpecError: widths that there are none of: 1 to 8 bits.
+    """
+    for pattern in _SPELLED:
+        found = pattern.fullmatch(name.strip().lower())
+        if found is not None:
+            bits, head = float(found["bits"]), float(found["head"] or _HEAD_BITS)
+            if not (1 <= bits <= _MOST_BITS and 1 <= head <= _MOST_BITS):
+                raise SpecError(f"weight format {name[:60]!r}: bits per weight are from 1 to {_MOST_BITS}")
+            return BitsPerWeight(found["format"], bits, head)
+    return None
 
 
 def format_of_repository(name: str, publisher: str = "") -> tuple[str, str] | None:
@@ -182,7 +236,13 @@ def format_of_repository(name: str, publisher: str = "") -> tuple[str, str] | No
         if plain.endswith(ending):
             own = _ENDINGS_OF_PUBLISHERS.get(owner or publisher.lower(), {})
             return ending, own.get(ending, _ENDINGS[ending])
-    return None
+    spelled = _ENDING_BY_BITS.search(plain)
+    return None if spelled is None else (spelled[0], spelled[1])
+
+
+_ENDING_BY_BITS = re.compile(
+    r"[-.](exl[23]-\d(?:\.\d{1,3})?bpw(?:-h\d)?|\d(?:\.\d{1,3})?bpw(?:-h\d)?-exl[23])$"
+)
 
 
 _ENDINGS = {

@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llm_perf.config.base import GB, GIB, Name, NonNegativeQuantity, PositiveInt, Quantity, Spec
+from llm_perf.config.base import (
+    GB,
+    GIB,
+    Fraction,
+    Name,
+    NonNegativeInt,
+    NonNegativeQuantity,
+    PositiveInt,
+    Quantity,
+    Spec,
+)
 from llm_perf.config.provenance import Evidence, Provenance, check_fields
 
 _LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.9846, 4: 1.9692, 5: 3.9385, 6: 7.563}
@@ -23,9 +33,10 @@ def _word_of_today(word: Any) -> Any:
 
 InstructionSet = Literal[
     "avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_fp16",
-    "neon", "sve2", "i8mm", "sme",
+    "neon", "sve2", "i8mm", "sme", "rvv", "rv64",
 ]  # fmt: skip
-"""What a processor's cores can do to many numbers at once, as /proc/cpuinfo's flags abbreviate it."""
+"""What a processor's cores can do to many numbers at once, as /proc/cpuinfo's flags abbreviate it; ``rv64`` is RISC-V
+without vectors (``rvv``)."""
 
 _BYTES_PER_TRANSFER = 8
 """A DDR channel is 64 bits wide (JEDEC; DDR5 splits it in two halves of 32)."""
@@ -125,7 +136,10 @@ class HostConfig(Spec):
     with, where it is no host of slots for any card. ``memory_channels_per_socket`` DDR channels of 64 bits at
     ``memory_mt_per_s`` million transfers per second give the memory bandwidth where that is not stated.
     ``instruction_sets``: those for products. ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits``
-    how wide their units for products are where that is more than 256 bits of a wider instruction at once.
+    how wide their units for products are where that is more than 256 bits of a wider instruction at once, ``neon_core_share``
+    what a core with NEON multiplies in a cycle over one of Apple's, which have four units of 128 bits.
+    ``performance_cores_per_socket``: those of the
+    cores that are fast, all where None; each of the others multiplies ``efficiency_core_share`` of what a fast one does.
     ``cores_read_gb_per_s_per_socket`` is what the cores of a socket can take in together where that is less than its
     channels deliver (links between chiplets), ``core_read_gb_per_s`` what one core can, ``read_gb_per_s`` what reads of
     all memory were measured to reach. ``shared_cores`` are the cores of the processor that a virtual machine has a part
@@ -143,6 +157,9 @@ class HostConfig(Spec):
     cores_per_socket: PositiveInt | None = None
     all_core_ghz: Quantity | None = None
     vector_bits: Literal[256, 512] | None = None
+    neon_core_share: Fraction = 1.0
+    performance_cores_per_socket: NonNegativeInt | None = None
+    efficiency_core_share: Fraction = 1.0
     memory_channels_per_socket: PositiveInt | None = None
     memory_mt_per_s: Quantity | None = None
     instruction_sets: tuple[InstructionSet, ...] = ()
@@ -190,6 +207,13 @@ class HostConfig(Spec):
             "memory_bandwidth_gb_per_s_per_socket": channels * rate * _BYTES_PER_TRANSFER / 1000,
             **data,
         }
+
+    @model_validator(mode="after")
+    def _fast_cores_are_some_of_its_cores(self) -> "HostConfig":
+        fast, cores = self.performance_cores_per_socket, self.cores_per_socket
+        if fast is not None and (cores is None or fast > cores):
+            raise ValueError(f"performance_cores_per_socket {fast}: there are {cores} cores per socket")
+        return self
 
     @model_validator(mode="after")
     def _bandwidth_is_that_of_the_channels(self) -> "HostConfig":

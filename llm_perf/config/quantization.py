@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import model_validator
 
 from llm_perf.config.base import Spec
-from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, NumberFormat, format_name
+from llm_perf.config.formats import FORMATS, GGUF_MIXTURES, WEIGHT_FORMATS, NumberFormat, by_bits, format_name
 from llm_perf.config.module_names import ModuleNames
 from llm_perf.config.quantization_methods import EXPERTS, Fields, FormatRule, fields_of
 
@@ -21,6 +21,9 @@ class Quantization(Spec):
         wide: Patterns of modules that stay in 16 bits.
         experts_only: Only routed experts are quantised (gpt-oss).
         kv_format: Format of the KV cache that the checkpoint was made for, or None.
+        spelled: What its format is called where that says more than the rules, or None.
+        head: The rule of a head that is stored otherwise than the matrices, and apart from a token table that it is tied
+            to, or None.
 
     A mapping with ``quant_method`` or ``quant_algo`` is read as a Hugging Face ``quantization_config``.
     """
@@ -31,6 +34,8 @@ class Quantization(Spec):
     wide: tuple[str, ...] = ()
     experts_only: bool = False
     kv_format: str | None = None
+    spelled: str | None = None
+    head: FormatRule | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -40,7 +45,7 @@ class Quantization(Spec):
     @property
     def name(self) -> str:
         """The format of most matrices."""
-        return self.mixture or (self.rules[0].format if self.rules else "bf16")
+        return self.mixture or self.spelled or (self.rules[0].format if self.rules else "bf16")
 
     @property
     def kept_by_gguf(self) -> bool:
@@ -90,6 +95,14 @@ def named_quantization(name: str) -> Quantization | None:
     name = format_name(name, WEIGHT_FORMATS, "weight_format")
     if name in ("fp32", "fp16", "bf16"):
         return None
+    if (found := by_bits(name)) is not None:
+        return Quantization(
+            method=found.format,
+            rules=(FormatRule(format=found.format, bits=found.bits),),
+            wide=("lm_head",),
+            spelled=name,
+            head=FormatRule(format=found.format, bits=found.head_bits),
+        )
     if name in GGUF_MIXTURES:
         return Quantization(method="gguf", mixture=name)
     return Quantization(method=name, rules=(FormatRule(format=name),), wide=("lm_head",))

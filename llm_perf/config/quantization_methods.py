@@ -24,7 +24,7 @@ class FormatRule(Spec):
     format: str
     targets: tuple[str, ...] = ()
     group: int | None = None
-    bits: int | None = None
+    bits: float | None = None
     zero_bits: int | None = None
 
     @property

@@ -109,6 +109,8 @@ class OffloadConfig(Spec):
         kt_num_gpu_experts: routed experts of each layer that the GPU holds (ktransformers).
         kt_gpu_prefill_token_threshold: tokens of a pass from which on layers' experts are copied to the GPU for it
             (ktransformers under SGLang); 0 = never, None = the version's default.
+        kt_max_deferred_experts_per_token: routed experts of a token that the CPU computes beside the GPU's next layer,
+            at decode (ktransformers under SGLang); None = none.
         expert_hit_rate: share of routed experts that are found where an expert cache holds them; None = the share held.
     """
 
@@ -133,6 +135,7 @@ class OffloadConfig(Spec):
     cpu_offload_gb: NonNegativeFloat | None = None
     kt_num_gpu_experts: NonNegativeInt | None = None
     kt_gpu_prefill_token_threshold: NonNegativeInt | None = None
+    kt_max_deferred_experts_per_token: NonNegativeInt | None = None
     expert_hit_rate: Fraction | None = None
 
     @model_validator(mode="before")

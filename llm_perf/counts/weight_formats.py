@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from llm_perf.config.formats import FORMATS, MatrixFormat, WeightFormats
+from llm_perf.config.formats import FORMATS, MatrixFormat, NumberFormat, WeightFormats
 from llm_perf.config.model import LatentAttention, LayerGroup, ModelConfig
 from llm_perf.config.quantization import Quantization
 from llm_perf.counts.gguf_types import MixtureRule
@@ -53,7 +53,11 @@ def resolve_formats(model: ModelConfig, quantization: Quantization | None, why: 
     if named is not None and named.tables:
         table = MatrixFormat(named.stored_bits, named.kernels, named.name)
         return WeightFormats(quantization.name, why, rows, table, table)
-    head = None if model.tied_embeddings or quantization.experts_only else format_of(("lm_head", "output"))
+    if quantization.head is not None:
+        head: NumberFormat | None = quantization.head.number_format
+    else:
+        tied = model.tied_embeddings or quantization.experts_only
+        head = None if tied else format_of(("lm_head", "output"))
     stored = _WIDE if head is None else MatrixFormat(head.stored_bits, head.kernels, head.name)
     return WeightFormats(quantization.name, why, rows, _WIDE, stored)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_perf.config.base import GB
-from llm_perf.config.cpu import CpuFacts, Kernels, cpu_facts
+from llm_perf.config.cpu import X86, CpuFacts, Kernels, cpu_facts
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.host import HostConfig
 from llm_perf.counts.arrays import Number, maximum, minimum, where
@@ -25,6 +25,8 @@ _PER_CYCLE: dict[Kernels, str] = {
     "avx512": "cpu_flops_per_cycle_avx512",
     "avx2": "cpu_flops_per_cycle_avx2",
     "neon": "cpu_flops_per_cycle_neon",
+    "rvv": "cpu_flops_per_cycle_rvv",
+    "scalar": "cpu_flops_per_cycle_scalar",
 }
 """The constant of each class of instruction sets."""
 
@@ -54,7 +56,12 @@ _WIDE: dict[str, str] = {
 }
 """The constant of each class of number formats in kernels that unpack once for many rows."""
 
-_WIDE_OF: dict[Kernels, str] = {"avx2": "cpu_wide_avx2", "neon": "cpu_wide_neon"}
+_WIDE_OF: dict[Kernels, str] = {
+    "avx2": "cpu_wide_avx2",
+    "neon": "cpu_wide_neon",
+    "rvv": "cpu_wide_riscv",
+    "scalar": "cpu_wide_riscv",
+}
 """The constant by which kernels that unpack once for many rows gain more or less than with AVX-512, by class."""
 
 _BY_KERNELS: dict[tuple[str, Kernels], str] = {
@@ -63,6 +70,15 @@ _BY_KERNELS: dict[tuple[str, Kernels], str] = {
     ("16bit", "avx512"): "cpu_16bit_avx512",
 }
 """The constant by which a class of number formats is faster or slower with a class of instruction sets than elsewhere."""
+
+_WIDE_BY_KERNELS: dict[tuple[str, Kernels], str] = {
+    ("8bit", "neon"): "cpu_wide_neon_8bit",
+    ("4bit", "neon"): "cpu_wide_neon_4bit",
+    ("k", "neon"): "cpu_wide_neon_k",
+    ("planes", "neon"): "cpu_wide_neon_planes",
+}
+"""Where instruction sets have kernels of their own for a class of formats: the constant of those that unpack once for many
+rows, over plain ones of easy formats. It counts instead of the class's."""
 
 _WITH_PLAIN_DOTS = ("avx2", "avx512")
 """Classes whose dot products of 8 and 16 bits run on 256 bits at a time, whatever the cores could do."""
@@ -177,17 +193,21 @@ class CpuRates:
         wide_share = c["cpu_wide_16bit_widened"] if widened else c[_WIDE[kind]] * own
         if kind not in ("8bit", "fp8"):
             wide_share *= self.wide_vectors
+        wide_per_s = self.wide_per_s
+        own_wide = (
+            c[_WIDE_BY_KERNELS[kind, self.kernels]] if (kind, self.kernels) in _WIDE_BY_KERNELS else 0.0
+        )
+        if own_wide > 0:
+            wide_per_s, wide_share = self.plain_per_s, own_wide
         if (
             row_by_row
         ):  # the weights of all rows but the first of sixteen lie in the cache: no row waits for memory
             plain = maximum(plain, product.weights * rows / by_row)
-        if self.wide_per_s <= 0 or wide_share <= 0 or row_by_row:
+        if wide_per_s <= 0 or wide_share <= 0 or row_by_row:
             many = maximum(rows - copies, 0.0)
             plain = plain + product.weights * minimum(many, copies * lost) / (self.plain_per_s * unpacking)
             return p_norm(read, plain, c["cpu_product_knee"])
-        wide = (
-            product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / self.wide_per_s
-        )
+        wide = product.weights * (rows + copies * (lost + c["cpu_wide_lost_rows"] / unpacking)) / wide_per_s
         wide = wide / wide_share
         few = c["cpu_plain_rows"] * _ROUNDING
         used = where(rows <= few * copies, plain, wide) if few > 0 else minimum(plain, wide)
@@ -231,17 +251,20 @@ def _cores_that_multiply(at_once: float, sockets: int, constants: Mapping[str, f
 def cpu_rates(
     host: HostConfig, constants: Mapping[str, float], threads: int | None = None, copies: bool = False
 ) -> CpuRates:
-    """The rates of a host; ``threads`` are as many as it has cores if None.
+    """The rates of a host; ``threads`` if None are as many as it has cores, or fast ones where a program counts these.
 
     Raises:
         SpecError: cores or memory channels of the host are not known.
     """
     facts = cpu_facts(host)
-    used = float(min(threads or facts.cores, facts.cores))
-    multiplying = _cores_that_multiply(used / facts.sockets, facts.sockets, constants)
+    fast_alone = constants["cpu_fast_cores_alone"] and facts.fast_cores and facts.kernels in X86
+    usual = facts.fast_cores if fast_alone else facts.cores
+    used = float(min(threads or usual, facts.cores))
+    multiplying = _cores_that_multiply(facts.fast_of(used) / facts.sockets, facts.sockets, constants)
     # A weight times a row is two operations.
     hertz = (facts.ghz or constants["cpu_usual_ghz"]) * 1e9
-    giga = constants[_PER_CYCLE[facts.kernels]] * hertz / 2
+    units = facts.neon_share if facts.kernels == "neon" else 1.0
+    giga = constants[_PER_CYCLE[facts.kernels]] * units * hertz / 2
     wide = constants["cpu_wide_kernels"] * constants.get(_WIDE_OF.get(facts.kernels, ""), 1.0)
     row_16bit = constants["cpu_one_row_flops_per_cycle"] * facts.vector_bits / 256
     row_8bit = constants["cpu_cached_row_flops_per_cycle"]

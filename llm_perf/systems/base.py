@@ -190,7 +190,7 @@ POLICY_OPTIONS = (
 
 HYBRID_OPTIONS = (
     "n_gpu_layers", "n_cpu_moe", "ubatch_size", "threads", "split_mode", "cpu_offload_gb", "kt_num_gpu_experts",
-    "kt_gpu_prefill_token_threshold", "expert_hit_rate",
+    "kt_gpu_prefill_token_threshold", "kt_max_deferred_experts_per_token", "expert_hit_rate",
 )  # fmt: skip
 """Options of a request that divide a model between the GPU and a CPU that computes or keeps weights."""
 

@@ -41,8 +41,8 @@ class ExpertOffload(System):
 
     options: ClassVar[frozenset[str]] = frozenset(
         {
-            "threads", "kt_num_gpu_experts", "kt_gpu_prefill_token_threshold", "expert_hit_rate", "prefix_hit_rate",
-            "prefill_chunk",
+            "threads", "kt_num_gpu_experts", "kt_gpu_prefill_token_threshold", "kt_max_deferred_experts_per_token",
+            "expert_hit_rate", "prefix_hit_rate", "prefill_chunk",
         }
     )  # fmt: skip
 
@@ -74,10 +74,16 @@ class ExpertOffload(System):
             )
         usual = super().constants(scenario)
         told = asked.kt_gpu_prefill_token_threshold
-        if told is not None and (usual["copy_min_tokens"] >= _NEVER or usual["copy_by_experts"]):
+        by_layers = usual["copy_min_tokens"] < _NEVER and not usual["copy_by_experts"]
+        if told is not None and not by_layers:
             raise SpecError(
                 f"--kt-gpu-prefill-token-threshold is of ktransformers {_SINCE_SGLANG} and later: system {self.name} copies "
                 "no experts for prompts, or decides by itself"
+            )
+        if asked.kt_max_deferred_experts_per_token and not by_layers:
+            raise SpecError(
+                f"--kt-max-deferred-experts-per-token is of ktransformers {_SINCE_SGLANG} and later: system {self.name} "
+                "waits for the experts of each layer"
             )
         least = usual["least_weight_bits"]
         if scenario.dtype.stored_weight_bits < least:
@@ -109,6 +115,7 @@ class ExpertOffload(System):
             hits=hits,
             misses="copy" if constants["misses_copied"] else "cpu",
             at_once=bool(constants["experts_at_once"]),
+            deferred=scenario.offload.kt_max_deferred_experts_per_token or 0,
         )
 
     def _held(self, scenario: Scenario, load: Load, constants: dict[str, float]) -> Number:

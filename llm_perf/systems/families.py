@@ -16,7 +16,7 @@ from pydantic import Field
 
 from llm_perf.config import files
 from llm_perf.config.base import PositiveInt, Spec
-from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES
+from llm_perf.config.formats import GGML_BLOCKS, GGUF_MIXTURES, by_bits
 from llm_perf.config.names import normalise, resolve
 from llm_perf.errors import SpecError
 from llm_perf.systems.accounting import MemoryRules
@@ -188,6 +188,9 @@ class Family(Spec):
         """Whether it has kernels for a number format."""
         if self.formats is None or name in _WIDE_FORMATS:
             return True
+        spelled = by_bits(name)
+        if spelled is not None:
+            return spelled.format in self.formats
         return name in self.formats or ("gguf" in self.formats and name in (*GGML_BLOCKS, *GGUF_MIXTURES))
 
     @property

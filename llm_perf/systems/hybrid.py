@@ -48,6 +48,7 @@ class Division:
         hits: Share of routed tokens whose expert is among those held; with even routing it is ``held``.
         misses: What is done for the others: computed on the CPU, or copied to the GPU.
         at_once: Whether CPU and GPU work on their experts of one layer at the same time.
+        deferred: Experts of a token that the CPU computes beside the next layer of the GPU, at decode.
         file_share: Share of the weights in host memory that a pass reads from the file, since memory is too small.
     """
 
@@ -58,6 +59,7 @@ class Division:
     hits: Number = 0.0
     misses: Literal["cpu", "copy"] = "cpu"
     at_once: bool = False
+    deferred: int = 0
     file_share: Number = 0.0
 
     @property
@@ -248,7 +250,9 @@ class HybridForward(Forward):
         """Seconds of one decode step without attention over the context, and that attention per token."""
         costs, attention = super().decode_step(batch, queries)
         tokens = batch * queries
-        self._host_part(costs, tokens, tokens * self._distinct_share(batch), prompt=False)
+        on_gpu = sum(costs.parts_s.values()) - costs.parts_s.get("lm_head", 0.0)
+        beside = on_gpu / self.model.num_layers
+        self._host_part(costs, tokens, tokens * self._distinct_share(batch), prompt=False, beside=beside)
         for group, part in zip(self.model.layer_groups, self.division.parts, strict=True):
             layers = part.count - (part.on_gpu if self.division.cache_on_gpu else 0)
             if not layers:
@@ -292,7 +296,10 @@ class HybridForward(Forward):
 
     # -- layers and experts in host memory -----------------------------------------------------------------------
 
-    def _host_part(self, costs: Costs, tokens: Number, routed: Number, prompt: bool) -> None:
+    def _host_part(
+        self, costs: Costs, tokens: Number, routed: Number, prompt: bool, beside: Number = 0.0
+    ) -> None:
+        """All that is in host memory; ``beside`` are a layer's seconds on the GPU that deferred experts hide."""
         groups = zip(self.whole_groups, self.cpu_groups, self.division.parts, strict=True)
         for (group, products), undivided, part in groups:
             on_cpu = part.count - part.on_gpu
@@ -303,10 +310,10 @@ class HybridForward(Forward):
                 self._dense(costs, dense, on_cpu, tokens, prompt, left)
                 inner = on_cpu - bool(left)
                 if experts and inner:
-                    self._experts(costs, group, experts, inner, tokens, routed, prompt)
+                    self._experts(costs, group, experts, inner, tokens, routed, prompt, beside)
             away = part.on_gpu - part.experts_on_gpu if experts else 0
             if away:
-                self._experts(costs, group, experts, away, tokens, routed, prompt)
+                self._experts(costs, group, experts, away, tokens, routed, prompt, beside)
                 stays = where(self._copies_experts(tokens, group, prompt), 0.0, 1.0)
                 self._hops(costs, away * (self.division.hits < 1) * stays, tokens)
             elif on_cpu and part.on_gpu:
@@ -343,9 +350,11 @@ class HybridForward(Forward):
         tokens: Number,
         routed: Number,
         prompt: bool,
+        beside: Number = 0.0,
     ) -> None:
         """Experts of so many layers: those found on the GPU there, the others on the CPU or copied.
 
+        Of deferred ones what the GPU's next layer takes, ``beside`` seconds, is hidden.
         Of each product a GPU's part and the whole, which the CPU computes, or writes where each GPU copies its part from.
         """
         d = self.division
@@ -370,6 +379,9 @@ class HybridForward(Forward):
         on_cpu = on_cpu + self.cpu.layer_s * (missed > 0)
         if d.at_once:
             on_cpu = maximum(on_cpu - hit_s, 0.0)
+        if d.deferred:
+            share = min(d.deferred / products[0][1].active, 1.0)
+            on_cpu = on_cpu - minimum(on_cpu * share, beside)
         copy_s = moved / self.link_bytes_per_s
         staging = self.constants["host_staging_share"]
         if staging > 0:

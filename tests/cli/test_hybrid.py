@@ -36,6 +36,22 @@ def test_the_cpu_alone(llm_perf: Any, name: str) -> None:
     assert 9 < found["decode"]["throughput_tokens_per_s"] < 83.2 / 4.6
 
 
+def test_a_host_alone_computes_and_says_so(llm_perf: Any) -> None:
+    flags = ("--model", "llama-3.1-8b", "--host", "ryzen-9-7950x", "--system", "llama_cpp")
+    alone, none = llm_perf("infer", *flags), llm_perf("infer", *flags, "--gpu", "none")
+    assert (alone.code, alone.out) == (0, none.out)
+    assert "no --gpu was given: ryzen-9-7950x computes alone" in alone.err
+    assert none.err == ""
+
+
+@pytest.mark.parametrize("asked", [("--system", "vllm"), ("--system", "ktransformers"), ()])
+def test_other_systems_say_who_computes_on_a_host(llm_perf: Any, asked: tuple[str, ...]) -> None:
+    refused = llm_perf("infer", "--model", "llama-3.1-8b", "--host", "ryzen-9-7950x", *asked)
+    assert refused.code == 2
+    assert "--gpu is required" in refused.err
+    assert "--system llama_cpp" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_perf.config import ModelConfig, get_model_config_by_name
-from llm_perf.config.formats import MatrixFormat, WeightFormats
+from llm_perf.config.formats import MatrixFormat, WeightFormats, by_bits
 from llm_perf.config.loading import known_names
 from llm_perf.config.model import Attention, DenseMLP, LatentAttention, LayerGroup, MoEMLP
+from llm_perf.config.quantization import named_quantization
 from llm_perf.counts.attention import (
     attended,
     cached_tokens,
@@ -34,7 +35,7 @@ from llm_perf.counts.parameters import (
     lm_head_params,
     total_params,
 )
-from llm_perf.counts.weight_formats import checkpoint_bytes
+from llm_perf.counts.weight_formats import checkpoint_bytes, resolve_formats
 
 small = st.integers(1, 64)
 flags = st.booleans()
@@ -429,3 +430,29 @@ def test_a_checkpoint_is_every_parameter_at_its_width(model: ModelConfig, module
     vectors = layer_params(model, model.layer_groups[-1]) - matrices[-1]
     module = matrices[-1] / 2 + 4 * (vectors + 2 * hidden**2 + 3 * hidden + 2 * table)
     assert checkpoint_bytes(model, formats, modules) - found == pytest.approx(modules * module, rel=1e-9)
+
+
+@pytest.mark.parametrize("format_name", ["exl2", "exl3"])
+@pytest.mark.parametrize(("bits", "head"), [(1.6, 3), (2.5, 6), (4.0, 6), (4.25, 8), (8, 8)])
+def test_a_checkpoint_of_bits_per_weight_is_weights_times_bits(
+    format_name: str, bits: float, head: int
+) -> None:
+    """All matrices at their bits, the head at its own, and the token table and norms in 16."""
+    model = get_model_config_by_name("llama-3.1-8b")
+    formats = resolve_formats(model, named_quantization(f"{format_name}-{bits:g}bpw-h{head}"))
+    found = by_bits(formats.name)
+    assert found is not None
+    assert (found.format, found.bits, found.head_bits) == (format_name, bits, head)
+    matrices = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    table = 128256 * 4096
+    saved = matrices * (16 - bits) + table * (16 - head)
+    assert checkpoint_bytes(model, formats) == pytest.approx(2 * total_params(model) - saved / 8, rel=1e-12)
+
+
+def test_a_tied_head_is_stored_at_its_own_bits() -> None:
+    """exllamav3 converts the head of a model that has none apart from its token table."""
+    model = get_model_config_by_name("llama-3.2-1b")
+    assert model.tied_embeddings
+    formats = resolve_formats(model, named_quantization("exl3-3.5bpw"))
+    assert (formats.head.bits, formats.embedding.bits) == (6.0, 16.0)
+    assert resolve_formats(model, named_quantization("gptq")).head.bits == 16.0

@@ -11,10 +11,14 @@ import pytest
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.analysis.run_facts import RunFacts
+from llm_perf.config.formats import MatrixFormat
+from llm_perf.config.host import HostConfig
 from llm_perf.config.loading import get_gpu_config_by_name, get_host_config_by_name, get_model_config_by_name
-from llm_perf.counts.products import layer_products
+from llm_perf.counts.products import Product, layer_products
 from llm_perf.errors import SpecError
+from llm_perf.hardware.cpu_time import cpu_rates
 from llm_perf.systems import Load, system_of
+from llm_perf.systems.constants import load_constants
 from llm_perf.systems.footprint import model_weight_bytes
 from llm_perf.systems.hybrid import expert_layer_bytes, layers_between, used_share
 from llm_perf.systems.stacks.llama_cpp import offload
@@ -45,6 +49,66 @@ def test_all_layers_on_the_gpu_is_the_resident_answer(model: str) -> None:
     whole, every = asked(model=model), asked(model=model, n_gpu_layers="all")
     assert seconds(whole) == seconds(every)
     assert whole.memory == every.memory
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_host_without_a_gpu_answers_as_no_gpu(model: str) -> None:
+    """Only where the system computes on a host: without its name, or with another's, the GPU is missing."""
+    assert asked(model=model, gpu=None) == asked(model=model, gpu="none")
+    for other in ({"system": "vllm"}, {"system": None}, {"host": None}):
+        with pytest.raises(SpecError):
+            asked(model=model, gpu=None, **other)
+
+
+# -- cores of two kinds, and kernels of NEON ----------------------------------------------------------------------
+
+
+def values(version: str) -> dict[str, float]:
+    return {name: one.value for name, one in load_constants(f"llama_cpp@{version}").constants.items()}
+
+
+def host_with(**changes: Any) -> HostConfig:
+    return get_host_config_by_name("core-i9-13900k").replace(**changes)
+
+
+@pytest.mark.parametrize("version", ["2024-07", "2025", "2026", "2025-ik"])
+def test_as_many_threads_as_fast_cores_compute_where_none_are_asked_for(version: str) -> None:
+    """On x86: 8 of 24 cores. Where all cores are of one kind, or on Arm, one on each."""
+    constants = values(version)
+    intel = host_with()
+    assert cpu_rates(intel, constants) == cpu_rates(intel, constants, threads=8)
+    alike = host_with(performance_cores_per_socket=None)
+    assert cpu_rates(alike, constants) == cpu_rates(alike, constants, threads=24)
+    board = get_host_config_by_name("rk3588")
+    assert cpu_rates(board, constants) == cpu_rates(board, constants, threads=8)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_slow_cores_multiply_their_share_of_fast_ones(share: float) -> None:
+    """Where cores do not hold one another back, 24 threads are 8 + 16 shares; a share of 1 is 24 fast cores."""
+    constants = values("2026") | {"cpu_product_half_cores": float("inf")}
+    mixed = host_with(efficiency_core_share=share)
+    one = cpu_rates(mixed, constants, threads=1).plain_per_s
+    for threads in (1, 8, 9, 24):
+        expected = min(threads, 8) + share * max(threads - 8, 0)
+        assert cpu_rates(mixed, constants, threads).plain_per_s == pytest.approx(one * expected, rel=1e-12)
+    if share == 1.0:
+        alike = host_with(performance_cores_per_socket=None)
+        assert cpu_rates(mixed, constants, 24) == cpu_rates(alike, constants, 24)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_k", "q6_k", "iq3_s"])
+def test_prompts_of_interleaved_formats_gain_what_their_kernel_does_with_neon(kind: str) -> None:
+    """Long products: seconds x rate is weights x rows, of the class's own kernel in 2026 and of plain ones before."""
+    stored = MatrixFormat(8.0, "weight-only", kind)
+    product = Product("o", 4096.0 * 4096.0, 4096.0, 4096.0, stored=stored)
+    board, rows = get_host_config_by_name("raspberry-pi-5"), 1e9
+    gain = {"q8_0": 2.3, "q4_0": 1.6, "q4_k": 1.6, "q6_k": 1.25, "iq3_s": 0.22}[kind]
+    plain = {"q8_0": 1.0, "q4_0": 1.0, "q4_k": 0.735, "q6_k": 0.735 * 0.72, "iq3_s": 0.22}[kind]
+    for version, factor in (("2026", gain), ("2025", plain)):
+        rates = cpu_rates(board, values(version))
+        seconds = float(rates.product_s(product, rows, 1.0, 8.0))
+        assert seconds == pytest.approx(4096 * 4096 * rows / (rates.plain_per_s * factor), rel=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -393,6 +457,26 @@ def test_each_rank_copies_its_part_of_what_one_has_written() -> None:
     )
     assert one - two == pytest.approx(2 * (two - four), rel=1e-6)
     assert four > one / 4
+
+
+def test_deferred_experts_hide_what_the_gpu_takes_for_a_layer() -> None:
+    """At decode: their own share of the experts' time, or all that the GPU's layers take; prompts wait for every expert."""
+    results = {
+        each: asked(**KERNELS, kt_max_deferred_experts_per_token=each) for each in (None, 0, 1, 2, 4, 8, 99)
+    }
+    assert results[None].decode == results[0].decode
+    whole = results[None].decode.breakdown_s["cpu_experts"]
+    hidden = {
+        each: whole - result.decode.breakdown_s["cpu_experts"] for each, result in results.items() if each
+    }
+    most = hidden[99]
+    assert most > 0
+    for each, seconds in hidden.items():
+        assert seconds == pytest.approx(min(whole * min(each, 8) / 8, most), rel=1e-9)
+        assert results[each].prefill == results[None].prefill
+    for system in ("ktransformers@0.3", "fiddler"):
+        with pytest.raises(SpecError, match="kt-max-deferred-experts-per-token"):
+            asked(**KERNELS | {"system": system}, kt_max_deferred_experts_per_token=1)
 
 
 def test_a_threshold_says_from_where_on_prompts_copy_experts() -> None:
