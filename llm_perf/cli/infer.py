@@ -150,7 +150,9 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
         answer = answers[0]
         gains = faster(answer.question, answer.result)
         text.print_report(
-            text.inference_report(answer.result, answer.changes, answer.nearest, answer.price, gains)
+            text.inference_report(
+                answer.result, answer.changes, answer.nearest, answer.price, gains, answer.question
+            )
         )
         click.echo(text.log_section(answer.result, _columns()))
     else:

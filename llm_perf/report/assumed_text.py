@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from llm_perf.analysis.inference import InferenceResult
+from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.config.base import Spec
+from llm_perf.config.formats import nearest_mixture
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.host import HostConfig
-from llm_perf.config.loading import get_host_config_by_name, known_names
+from llm_perf.config.loading import known_names
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.named_models import is_model_file
 from llm_perf.config.names import normalise
-from llm_perf.report.units import brief
 
-__all__ = ["meant_names", "said_of_inference", "said_of_training"]
+__all__ = ["meant_names", "said_of_inference", "said_of_machine"]
 
 _BOARD = re.compile(r"-(?:sxm\d?|pcie|nvl|\d+c)(?=-|$)")
 _MEMORY = re.compile(r"-\d+gb$")
@@ -22,16 +23,23 @@ _BUSY = 0.05
 """Share of a phase from which on what a resource does is worth a line."""
 
 
-def meant_names(model: str | None, gpu: str | None, found: ModelConfig, device: GPUConfig) -> Iterator[str]:
-    """A line for each name that is answered by a spec of another: the model's, and the board that a GPU's name leaves open."""
-    if model is not None and not _is_file(model):
+def meant_names(asked: Spec, found: ModelConfig, device: GPUConfig) -> Iterator[str]:
+    """A line for each name that is answered by a spec of another: the model's, a format's, the board that a GPU's leaves open.
+
+    ``asked`` has the names as typed: ``model``, ``gpu`` and, of an inference, ``weight_format``.
+    """
+    model, gpu = str(getattr(asked, "model", "")), str(getattr(asked, "gpu", ""))
+    if model and not _is_file(model):
         from llm_perf.config.repackaged import meant_model
 
         meant = meant_model(model, found)
         if meant is not None:
             yield f"{model} is answered as {meant}"
-    if gpu is not None and (other := _meant_board(gpu, device)) is not None:
+    if gpu and (other := _meant_board(gpu, device)) is not None:
         yield f"{gpu} is answered as {other}"
+    stored = getattr(asked, "weight_format", None)
+    if stored and (mixture := nearest_mixture(stored)) is not None:
+        yield f"{stored} is answered as {mixture}, the nearest known to it in size"
 
 
 def _is_file(model: str) -> bool:
@@ -57,30 +65,25 @@ def _meant_board(typed: str, device: GPUConfig) -> str | None:
     return device.name + (f" (others: {', '.join(others[:4])})" if others else "")
 
 
-def said_of_inference(result: InferenceResult) -> Iterator[str]:
+def said_of_inference(result: InferenceResult, asked: Spec | None = None) -> Iterator[str]:
     """Lines on host memory, network and machine, each where it enters the answer."""
     scenario = result.scenario
     busy = {
         resource: max((phase.busy_s.get(resource, 0.0) / phase.latency_s for phase in _phases(result)), default=0.0)
         for resource in ("cpu", "pcie")
     }
-    on_host = result.memory.cpu.weights_bytes > 0 or result.memory.cpu.kv_bytes > 0
+    on_host = result.memory.cpu.weights_bytes > 0 or result.memory.cpu.kv_cache_bytes > 0
     if scenario.gpu.absent or (busy["cpu"] > _BUSY and on_host):
         yield host_memory_text(scenario.host)
     elif busy["pcie"] > _BUSY and on_host:
         yield link_text(scenario.gpu, scenario.host)
-    yield from said_of_machine(scenario.gpu, scenario.host, scenario.num_nodes)
+    yield from said_of_machine(scenario.gpu, scenario.host, scenario.num_nodes, asked)
 
 
-def _phases(result: InferenceResult) -> Iterator:  # type: ignore[type-arg]
+def _phases(result: InferenceResult) -> Iterator[Phase]:
     yield result.prefill
     if result.decode is not None:
         yield result.decode
-
-
-def said_of_training(gpu: GPUConfig, host: HostConfig, num_nodes: int) -> Iterator[str]:
-    """Lines on network and machine of a training."""
-    yield from said_of_machine(gpu, host, num_nodes)
 
 
 def host_memory_text(host: HostConfig) -> str:
@@ -107,14 +110,14 @@ def link_text(gpu: GPUConfig, host: HostConfig) -> str:
     return f"host-to-GPU link: {rate}; {host.memory_gib:g} GiB of host memory; another: --host, --host-memory"
 
 
-def said_of_machine(gpu: GPUConfig, host: HostConfig, num_nodes: int) -> Iterator[str]:
+def said_of_machine(gpu: GPUConfig, host: HostConfig, num_nodes: int, asked: Spec | None = None) -> Iterator[str]:
     """What joins the nodes, and that nobody sells the machine, where these are."""
     if num_nodes > 1:
         rate = host.nic_gb_per_s or gpu.inter_node_gb_per_s
         whose = f"of {host.name}" if host.nic_gb_per_s is not None else "assumed"
-        yield (
-            f"network between nodes: {rate:g} GB/s per GPU and direction ({8 * rate:g} Gb/s, {whose}); another: "
-            "--network-bandwidth"
-        )
+        another = f"{whose}); another: --network-bandwidth"
+        if getattr(asked, "network_bandwidth", None) is not None:
+            another = "as asked)"
+        yield f"network between nodes: {rate:g} GB/s per GPU and direction ({8 * rate:g} Gb/s, {another}"
     if host.improvised and host.notes is not None:
         yield f"host {host.name} is assumed: {host.notes}"
