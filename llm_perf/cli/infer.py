@@ -144,6 +144,7 @@ def _columns() -> int | None:
 def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import inference_text as text
     from llm_perf.report.answer import quickest_of
+    from llm_perf.systems import system_of
 
     results = [answer.result for answer in answers]
     if len(answers) == 1:
@@ -154,7 +155,8 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
                 answer.result, answer.changes, answer.nearest, answer.price, gains, answer.question
             )
         )
-        click.echo(text.log_section(answer.result, _columns()))
+        if system_of(answer.result.scenario).family.benchmark_log:
+            click.echo(text.log_section(answer.result, _columns()))
     else:
         best = answers[results.index(quickest_of(results))]
         gains = faster(best.question, best.result)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from llm_perf.config import files
-from llm_perf.config.base import Spec
+from llm_perf.config.base import MeanOfMany, Spec
 from llm_perf.config.loading import known_names
 from llm_perf.errors import SpecError
 
@@ -52,7 +52,7 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], ki
     """
     inputs = dict(flags)
     if file is not None:
-        given = _read(file)
+        given = _whole_means(_read(file), kind)
         given.check({*flags, "gpu"} if gpus else {*flags}, kind)
         inputs, gpus = given.inputs | flags, gpus or given.gpus
     if "model" not in inputs:
@@ -62,6 +62,19 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], ki
     if not gpus:
         raise SpecError("--gpu is required (llm-perf gpus list shows the bundled ones)")
     return [kind(gpu=gpu, **inputs) for gpu in gpus]
+
+
+def _whole_means(given: _InputsFile, kind: type[Spec]) -> _InputsFile:
+    """The inputs with means of many lengths as whole numbers, which is said, as of the flags."""
+    from llm_perf.cli.options import whole_mean
+
+    means = [
+        name
+        for name, field in kind.model_fields.items()
+        if any(isinstance(one, MeanOfMany) for one in field.metadata) and isinstance(given.inputs.get(name), float)
+    ]
+    whole = {name: whole_mean(f"{given.name}: {name}", given.inputs[name]) for name in means}
+    return replace(given, inputs=given.inputs | whole)
 
 
 def _profiled_gpu(profile: Any) -> tuple[str, ...]:

@@ -116,6 +116,14 @@ GGUF_MIXTURES = (
 WEIGHT_FORMATS = tuple(dict.fromkeys((*(entry.name for entry in _PLAIN), *GGUF_MIXTURES)))
 """What a model's weights can be asked to be stored in."""
 
+
+
+def stored_bits(name: str) -> float | None:
+    """Bits per weight of a format, with its scales; None where they differ from matrix to matrix."""
+    found = FORMATS.get(name)
+    return None if found is None else found.stored_bits
+
+
 KV_FORMATS: dict[str, float] = {
     "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5,
 }  # fmt: skip
