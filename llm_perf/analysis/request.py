@@ -439,7 +439,9 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, per_node: int, own: HostConfi
         SpecError: there is none, or none of that name.
     """
     if own is not None and (inputs.host is None or normalise(inputs.host) == normalise(own.name)):
-        return own if inputs.host_memory is None else with_host_memory(gpu, own, inputs.host, inputs.host_memory)
+        return (
+            own if inputs.host_memory is None else with_host_memory(gpu, own, inputs.host, inputs.host_memory)
+        )
     if inputs.host is not None:
         return with_host_memory(gpu, host_with(gpu, inputs.host), inputs.host, inputs.host_memory)
     if gpu.absent and gpu.default_host is None:

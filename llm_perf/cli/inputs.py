@@ -71,7 +71,8 @@ def _whole_means(given: _InputsFile, kind: type[Spec]) -> _InputsFile:
     means = [
         name
         for name, field in kind.model_fields.items()
-        if any(isinstance(one, MeanOfMany) for one in field.metadata) and isinstance(given.inputs.get(name), float)
+        if any(isinstance(one, MeanOfMany) for one in field.metadata)
+        and isinstance(given.inputs.get(name), float)
     ]
     whole = {name: whole_mean(f"{given.name}: {name}", given.inputs[name]) for name in means}
     return replace(given, inputs=given.inputs | whole)

@@ -62,7 +62,9 @@ gpus = _group("GPU", "gpus", get_gpu_config_by_name, spec_tables.GPU_COLUMNS)
 hosts = _group("host", "hosts", get_host_config_by_name, spec_tables.HOST_COLUMNS)
 
 
-@models.command("formats", help="List the formats that weights can be stored in (--weight-format), with their bits.")
+@models.command(
+    "formats", help="List the formats that weights can be stored in (--weight-format), with their bits."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def formats(as_json: bool) -> None:
     rows = [{"name": name, "bits_per_weight": stored_bits(name)} for name in WEIGHT_FORMATS]
@@ -72,4 +74,7 @@ def formats(as_json: bool) -> None:
     click.echo("auto                as released")
     for row in rows:
         bits = row["bits_per_weight"]
-        click.echo(f"{row['name']:<20}" + ("differs by matrix" if bits is None else f"{bits:.4g} bits, scales included"))
+        click.echo(
+            f"{row['name']:<20}"
+            + ("differs by matrix" if bits is None else f"{bits:.4g} bits, scales included")
+        )

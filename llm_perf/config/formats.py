@@ -117,7 +117,6 @@ WEIGHT_FORMATS = tuple(dict.fromkeys((*(entry.name for entry in _PLAIN), *GGUF_M
 """What a model's weights can be asked to be stored in."""
 
 
-
 def stored_bits(name: str) -> float | None:
     """Bits per weight of a format, with its scales; None where they differ from matrix to matrix."""
     found = FORMATS.get(name)
@@ -178,7 +177,9 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
     if plain not in known and (mixture := nearest_mixture(plain)) in known:
         plain = str(mixture)
     if plain not in known:
-        raise SpecError(f"{field} {name[:60]!r} is not a known format; use auto or {_nearest_first(plain, known)}")
+        raise SpecError(
+            f"{field} {name[:60]!r} is not a known format; use auto or {_nearest_first(plain, known)}"
+        )
     return plain
 
 

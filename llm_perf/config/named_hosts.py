@@ -187,9 +187,13 @@ def with_host_memory(gpu: GPUConfig, host: HostConfig, named: str | None, gib: i
     if gib is None:
         return host
     if gib > _MOST_MEMORY_GIB:
-        raise SpecError(f"--host-memory {gib:,} GiB are no machine's memory; possible: 1 to {_MOST_MEMORY_GIB:,}")
+        raise SpecError(
+            f"--host-memory {gib:,} GiB are no machine's memory; possible: 1 to {_MOST_MEMORY_GIB:,}"
+        )
     if named is not None and memory_and_name(named)[1] is not None:
-        raise SpecError(f"host {named!r} says how much memory, and so does --host-memory {gib}: give one of the two")
+        raise SpecError(
+            f"host {named!r} says how much memory, and so does --host-memory {gib}: give one of the two"
+        )
     if one_memory(gpu, host):
         raise SpecError(
             f"--host-memory {gib}: {gpu.name} and its host have one memory; name the chip that has as much "

@@ -65,10 +65,12 @@ def _with_its_base(unknown: UnknownNameError) -> UnknownNameError:
     from llm_perf.config.repackaged import base_by_words
 
     base = base_by_words(unknown.name)
-    if base is None or unknown.suggestions[:1] and unknown.is_slip:
+    if base is None or (unknown.suggestions[:1] and unknown.is_slip):
         return unknown
     instead = f"by its words a copy or fine-tune of {base}; if it has that one's shapes ask --model {base}"
-    return UnknownNameError(unknown.kind, unknown.name, unknown.known, f"{instead}, else give its config.json")
+    return UnknownNameError(
+        unknown.kind, unknown.name, unknown.known, f"{instead}, else give its config.json"
+    )
 
 
 def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:

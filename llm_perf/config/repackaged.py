@@ -79,7 +79,9 @@ def _begun(wanted: str) -> ModelConfig | None:
 def _forms() -> list[tuple[str, str]]:
     """Every name without its organisation, with the spec that it means."""
     own = [(normalise(name.partition("_")[2] or name), name) for name in known_names("model")]
-    return own + [(normalise(alias.rpartition("/")[2]), spec) for alias, spec in written_aliases("model").items()]
+    return own + [
+        (normalise(alias.rpartition("/")[2]), spec) for alias, spec in written_aliases("model").items()
+    ]
 
 
 def base_by_words(name: str) -> str | None:
@@ -110,7 +112,9 @@ def _kept_words(name: str) -> list[str]:
 
 
 _NUMBER_INSIDE = re.compile(r"(?<=[a-z])(?=\d)(?<!-[av])(?<!^v)|(?<=\d)(?=[a-z]{3})")
-_OTHER_SHAPE = frozenset(("vl", "omni", "audio", "moe", "next", "vision", "mamba", "coder", "mini", "draft", "eagle", "eagle3"))
+_OTHER_SHAPE = frozenset(
+    ("vl", "omni", "audio", "moe", "next", "vision", "mamba", "coder", "mini", "draft", "eagle", "eagle3")
+)
 """Words that make another shape of a model's name."""
 
 

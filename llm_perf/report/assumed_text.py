@@ -69,7 +69,9 @@ def said_of_inference(result: InferenceResult, asked: Spec | None = None) -> Ite
     """Lines on host memory, network and machine, each where it enters the answer."""
     scenario = result.scenario
     busy = {
-        resource: max((phase.busy_s.get(resource, 0.0) / phase.latency_s for phase in _phases(result)), default=0.0)
+        resource: max(
+            (phase.busy_s.get(resource, 0.0) / phase.latency_s for phase in _phases(result)), default=0.0
+        )
         for resource in ("cpu", "pcie")
     }
     on_host = result.memory.cpu.weights_bytes > 0 or result.memory.cpu.kv_cache_bytes > 0
@@ -110,7 +112,9 @@ def link_text(gpu: GPUConfig, host: HostConfig) -> str:
     return f"host-to-GPU link: {rate}; {host.memory_gib:g} GiB of host memory; another: --host, --host-memory"
 
 
-def said_of_machine(gpu: GPUConfig, host: HostConfig, num_nodes: int, asked: Spec | None = None) -> Iterator[str]:
+def said_of_machine(
+    gpu: GPUConfig, host: HostConfig, num_nodes: int, asked: Spec | None = None
+) -> Iterator[str]:
     """What joins the nodes, and that nobody sells the machine, where these are."""
     if num_nodes > 1:
         rate = host.nic_gb_per_s or gpu.inter_node_gb_per_s

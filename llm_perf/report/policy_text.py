@@ -209,8 +209,12 @@ def _one_chat(chat: PolicyAnswer, batches: InferenceResult) -> Text:
         if started is not None:
             text.append("\nTo start it:\n")
             text.append(started, "cyan")
-        text.append("\nMore of it, and other such systems: --system auto (--batch-size for several at once).\n")
-    text.append(f"\nWhat follows answers {together} sequences at once: the tokens of all of them together, as for a job")
+        text.append(
+            "\nMore of it, and other such systems: --system auto (--batch-size for several at once).\n"
+        )
+    text.append(
+        f"\nWhat follows answers {together} sequences at once: the tokens of all of them together, as for a job"
+    )
     text.append(" that runs overnight; each one alone is slower.")
     return text
 

@@ -213,7 +213,25 @@ def _phases(result: TrainingResult) -> Text:
     )
     if result.may_not_fit:
         text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")
+        text.append(_what_decides(result))
     return text
+
+
+def _what_decides(result: TrainingResult) -> str:
+    """Which part of a full memory is the largest that a setting changes, and the micro-batch that fits in any case."""
+    parts, batch = result.memory.binding.parts, result.batch
+    sizes = [(float(getattr(parts, name)), title) for name, title in parts.uses.items()]
+    size, title = max(sizes)
+    said = f" The largest part is {title} ({gib(size)})"
+    chosen = result.scenario.plan.micro_batch_size is None
+    said += (
+        f"; the micro-batch of {count(batch.micro_batch_size)} is the largest that is predicted to fit."
+        if chosen and batch.micro_batch_size == result.max_micro_batch_size
+        else "."
+    )
+    if 0 < result.sure_micro_batch_size < batch.micro_batch_size:
+        return f"{said} The whole interval fits with --micro-batch-size {result.sure_micro_batch_size}."
+    return said
 
 
 def _breakdown(result: TrainingResult) -> Table:
