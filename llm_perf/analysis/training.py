@@ -58,7 +58,8 @@ class TrainingResult(Result):
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
     ``model_flops_per_s_per_gpu`` counts nothing that is recomputed, ``hardware_flops_per_s_per_gpu`` does; ``mfu`` and
     ``hfu`` are their shares of the peak of ``peak_dtype``. ``max_micro_batch_size`` is the largest that fits with this
-    accumulation, 0 if none, ``sure_micro_batch_size`` the largest whose interval fits as well. ``run`` is None unless the plan says how many tokens.
+    accumulation, 0 if none, ``sure_micro_batch_size`` the largest whose interval fits as well.
+    ``run`` is None unless the plan says how many tokens.
     """
 
     scenario: TrainingScenario

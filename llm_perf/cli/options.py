@@ -69,7 +69,7 @@ class _MeanLength(_WholeNumber):
         if not _is_as_good(mean):
             many = f"; llm-perf simulate takes {text} as the mean of many" if mean >= 1 else ""
             raise click.BadParameter(f"{text!r} is no whole number such as 512 or 1e9{many}", ctx, param)
-        return whole_mean(flag, mean)
+        return int(whole_mean(flag, mean))
 
 
 def _is_as_good(mean: float) -> bool:
@@ -84,7 +84,8 @@ def whole_mean(said: str, mean: float) -> Any:
     whole = round(mean)
     if whole != mean:
         click.echo(
-            f"llm-perf: {said} {mean:g} is taken as {whole}, since requests of a batch are equal; simulate takes it as a mean",
+            f"llm-perf: {said} {mean:g} is taken as {whole}, since requests of a batch are equal; simulate takes it as a "
+            "mean",
             err=True,
         )
     return whole

@@ -67,6 +67,7 @@ hosts = _group("host", "hosts", get_host_config_by_name, spec_tables.HOST_COLUMN
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def formats(as_json: bool) -> None:
+    """Print every format of weights."""
     rows = [{"name": name, "bits_per_weight": stored_bits(name)} for name in WEIGHT_FORMATS]
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "formats": rows}))

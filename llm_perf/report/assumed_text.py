@@ -24,7 +24,7 @@ _BUSY = 0.05
 
 
 def meant_names(asked: Spec, found: ModelConfig, device: GPUConfig) -> Iterator[str]:
-    """A line for each name that is answered by a spec of another: the model's, a format's, the board that a GPU's leaves open.
+    """A line for each name that a spec of another answers: the model's, a format's, the board that a GPU's leaves open.
 
     ``asked`` has the names as typed: ``model``, ``gpu`` and, of an inference, ``weight_format``.
     """

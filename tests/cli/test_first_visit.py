@@ -19,8 +19,8 @@ def test_a_policy_without_a_system_answers_batches_and_one_chat_and_says_which(l
     asked = ("policy", "--model", "llama-3.1-70b", "--gpu", "rtx-4090", "--host-memory", "128")
     out = llm_perf(*asked).out
     speed = out.splitlines()[1]
-    assert "at once" in speed and "(flexgen)" in speed
-    assert "one chat" in speed and "(llama_cpp)" in speed
+    for said in ("at once", "(flexgen)", "one chat", "(llama_cpp)"):
+        assert said in speed
     assert "--host-memory 128" in out
     assert "llama-server -m" in out
     found = llm_perf(*asked, "--json").json
@@ -74,17 +74,8 @@ def test_the_link_that_weights_stream_over_is_said(infer: Any) -> None:
 
 @pytest.mark.parametrize("command", ["infer", "train"])
 def test_the_network_between_nodes_is_said(llm_perf: Any, command: str) -> None:
-    asked = (
-        command,
-        "--model",
-        "llama-3.1-8b",
-        "--gpu",
-        "h100-sxm-80gb",
-        "--num-gpus",
-        "8",
-        "--num-nodes",
-        "2",
-    )
+    deployed = "--model llama-3.1-8b --gpu h100-sxm-80gb --num-gpus 8 --num-nodes 2"
+    asked: tuple[str, ...] = (command, *deployed.split())
     asked += ("--tp-size", "8", "--batch-size", "2") if command == "infer" else ()
     out = words(llm_perf(*asked).out)
     assert "network between nodes: 50 GB/s per GPU and direction (400 Gb/s, of dgx-h100)" in out
