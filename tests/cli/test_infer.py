@@ -24,8 +24,8 @@ from llm_perf.report.benchmark_log import (
     write_benchmark_log,
 )
 from llm_perf.report.inference_text import log_section
-from llm_perf.systems.registry import family_of
 from llm_perf.systems import system_names
+from llm_perf.systems.registry import family_of
 from tests.cli.machines import on_its_machine
 
 DEMO = ("--model", "opt-175b", "--gpu", "t4", "--ds-zero", "3")
