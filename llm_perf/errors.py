@@ -76,6 +76,12 @@ class UnknownNameError(SpecError, KeyError):
         # Not before they are read: who tries several spellings catches an error for each and reads none.
         return () if self.instead else _nearest(self.name, self.known)
 
+    @property
+    def is_slip(self) -> bool:
+        """Whether the nearest known name is one slip of the hand away."""
+        wanted = _plain(self.name)
+        return any(_slip(wanted, form) > 0 for one in self.suggestions[:1] for form in _forms(one))
+
     def __str__(self) -> str:
         """Return the one-line message."""
         if self.instead:
@@ -179,7 +185,29 @@ def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
 def _score(wanted: str, candidate: str) -> float:
     # People write as many parts as they need, "t4" for "t4-16gb"; a candidate that is alike as a whole goes first.
     head = "-".join(candidate.split("-")[: wanted.count("-") + 1])
-    return max(_likeness(wanted, candidate), 0.95 * _likeness(wanted, head))
+    slip = max(_slip(wanted, candidate), 0.95 * _slip(wanted, head))
+    return slip or max(_likeness(wanted, candidate), 0.95 * _likeness(wanted, head))
+
+
+_SLIP, _SWAP = 1.5, 2.0
+"""More than any likeness: a name that one slip of the hand makes of another is what was meant."""
+
+
+def _slip(wanted: str, candidate: str) -> float:
+    """More than 1 where one letter too many, too few or another, or two swapped, makes one name of the other; else 0."""
+    if wanted == candidate or abs(len(wanted) - len(candidate)) > 1 or len(wanted) < _SHORTEST:
+        return 0.0
+    most = min(len(wanted), len(candidate))
+    head = next((i for i in range(most) if wanted[i] != candidate[i]), most)
+    tail = next((i for i in range(most - head) if wanted[-1 - i] != candidate[-1 - i]), most - head)
+    left, right = wanted[head : len(wanted) - tail], candidate[head : len(candidate) - tail]
+    if len(left) == 2 and left == right[::-1]:
+        return _SWAP
+    return _SLIP if max(len(left), len(right)) <= 1 else 0.0
+
+
+_SHORTEST = 4
+"""Of shorter names one letter is too much of the whole."""
 
 
 def _likeness(wanted: str, candidate: str) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from llm_perf.config.base import Efficiency, Flag, NonNegativeQuantity, PositiveInt
+from llm_perf.config.base import Efficiency, Flag, NonNegativeQuantity, PositiveInt, Quantity
 from llm_perf.config.parallelism import DSZeRO
 from llm_perf.errors import SpecError
 
@@ -31,6 +31,13 @@ ModelName = Annotated[
     Text, Field(description="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
 ]
 GPUsPerNode = Annotated[RankCount | None, Field(description="GPUs per node.")]
+HostMemory = Annotated[
+    PositiveInt | None, Field(description="GiB of memory of each host, instead of what it usually has.")
+]
+NetworkRate = Annotated[
+    Quantity | None,
+    Field(description="GB/s between nodes, per GPU and direction, instead of the host's network cards'."),
+]
 Nodes = Annotated[RankCount | None, Field(description="Nodes.  [default: 1]")]
 TensorRanks = Annotated[RankCount | None, Field(description="Tensor-parallel ranks.")]
 Stages = Annotated[RankCount | None, Field(description="Pipeline stages.")]

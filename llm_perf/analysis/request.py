@@ -32,6 +32,7 @@ from llm_perf.config.loading import (
     get_model_config_by_name,
     host_with,
     usual_host,
+    with_host_memory,
 )
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.names import normalise
@@ -95,6 +96,8 @@ class InferenceInputs(Spec):
     host_bandwidth: Quantity | None = Field(
         default=None, description="GB/s that reads of the host's memory reach, instead of its channels'."
     )
+    host_memory: asked.HostMemory = None
+    network_bandwidth: asked.NetworkRate = None
     system: Text | None = Field(
         default=None,
         description="resident, vllm, sglang, llama_cpp or another of llm-perf systems list; as --ds-zero says if not given.",
@@ -293,7 +296,7 @@ def build_scenario(inputs: InferenceInputs, facts: RunFacts = NO_FACTS) -> Scena
     scenario = Scenario(
         model=model,
         gpu=profile.apply_to_gpu(gpu),
-        host=_with_bandwidth(profile.apply_to_host(host, system), inputs.host_bandwidth),
+        host=_with_bandwidth(profile.apply_to_host(host, system), inputs),
         system=system,
         dtype=requested_dtype(inputs, get_system(system), model, facts),
         parallelism=parallelism,
@@ -441,19 +444,24 @@ def _host(inputs: InferenceInputs, gpu: GPUConfig, per_node: int, own: HostConfi
         SpecError: there is none, or none of that name.
     """
     if own is not None and (inputs.host is None or normalise(inputs.host) == normalise(own.name)):
-        return own
+        return (
+            own if inputs.host_memory is None else with_host_memory(gpu, own, inputs.host, inputs.host_memory)
+        )
     if inputs.host is not None:
-        return host_with(gpu, inputs.host)
+        return with_host_memory(gpu, host_with(gpu, inputs.host), inputs.host, inputs.host_memory)
     if gpu.absent and gpu.default_host is None:
         raise SpecError(
             "without a GPU the host computes: name its CPU with --host, here for this machine (llm-perf hosts list)"
         )
-    return usual_host(gpu, per_node)
+    usual = usual_host(gpu, per_node, in_one_node=inputs.num_gpus is not None)
+    return with_host_memory(gpu, usual, None, inputs.host_memory)
 
 
-def _with_bandwidth(host: HostConfig, gb_per_s: float | None) -> HostConfig:
-    """The host with what reads of its memory were measured to reach."""
-    return host if gb_per_s is None else host.replace(read_gb_per_s=gb_per_s)
+def _with_bandwidth(host: HostConfig, inputs: InferenceInputs) -> HostConfig:
+    """The host with what reads of its memory, and its network, were measured to reach."""
+    stated = {"read_gb_per_s": inputs.host_bandwidth, "nic_gb_per_s": inputs.network_bandwidth}
+    given = {field: value for field, value in stated.items() if value is not None}
+    return host.replace(**given) if given else host
 
 
 def derive_parallelism(inputs: InferenceInputs) -> ParallelismConfig:

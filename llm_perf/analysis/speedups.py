@@ -112,8 +112,10 @@ def _memory(inputs: InferenceInputs, result: InferenceResult) -> Iterator[Change
     needed = (result.memory.cpu.total_bytes + missing) / host.usable_memory_bytes * host.memory_gib
     size = next((size for size in _USUAL_MEMORY_GIB if size >= needed), None)
     if size is not None:
-        known, _ = memory_and_name(name)
-        yield change_of(inputs, host=f"{known}-{size}gb")
+        if inputs.host is None or inputs.host_memory is not None:
+            yield change_of(inputs, host_memory=size)
+        else:
+            yield change_of(inputs, host=f"{memory_and_name(name)[0]}-{size}gb")
 
 
 _USUAL_MEMORY_GIB: Final = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)

@@ -58,7 +58,8 @@ class TrainingResult(Result):
     ``breakdown_s`` are exposed seconds that sum to ``step_time_s``; ``busy_s`` seconds per stream, hidden or not.
     ``model_flops_per_s_per_gpu`` counts nothing that is recomputed, ``hardware_flops_per_s_per_gpu`` does; ``mfu`` and
     ``hfu`` are their shares of the peak of ``peak_dtype``. ``max_micro_batch_size`` is the largest that fits with this
-    accumulation, 0 if none. ``run`` is None unless the plan says how many tokens.
+    accumulation, 0 if none, ``sure_micro_batch_size`` the largest whose interval fits as well.
+    ``run`` is None unless the plan says how many tokens.
     """
 
     scenario: TrainingScenario
@@ -78,6 +79,7 @@ class TrainingResult(Result):
     max_micro_batch_size: int
     run: WholeRun | None
     step: PhaseCost = field(compare=False, repr=False)
+    sure_micro_batch_size: int = 0
     warnings: tuple[str, ...] = field(default=())
     quantities: tuple[Quantity, ...] = field(default=(), repr=False)
 
@@ -181,6 +183,7 @@ def predict_training(scenario: TrainingScenario) -> TrainingResult:
         peak_dtype=dtype,
         peak_flops_per_s=scenario.gpu.peak_flops_per_s(dtype),
         max_micro_batch_size=_largest_micro_batch(model, load.accumulation),
+        sure_micro_batch_size=_largest_micro_batch(model, load.accumulation, memory_interval(1.0)[1]),
         run=_whole_run(scenario, tokens, latency),
         warnings=(
             *filter(None, (training_below_the_roof(scenario, batch.global_batch_size, latency),)),
@@ -251,9 +254,12 @@ def _of_replica(
     return largest, sequences // largest
 
 
-def _largest_micro_batch(model: TrainingStep, accumulation: float) -> int:
+def _largest_micro_batch(model: TrainingStep, accumulation: float, times: float = 1.0) -> int:
+    """The largest that fits if a GPU's peak is so many times what is predicted; 0 if none does."""
+
     def fits(micro: Number) -> Number:
-        return model.footprint.memory(TrainingLoad(micro, accumulation, float(model.plan.seq_len))).fits
+        memory = model.footprint.memory(TrainingLoad(micro, accumulation, float(model.plan.seq_len)))
+        return memory.fits & (memory.gpu.total_bytes * times <= memory.gpu.capacity_bytes)
 
     return largest_fitting(fits, _LARGEST_SEARCH)
 

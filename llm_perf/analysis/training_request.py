@@ -22,6 +22,7 @@ from llm_perf.config.loading import (
     get_model_config_by_name,
     host_with,
     usual_host,
+    with_host_memory,
 )
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.parallelism import ActivationRecomputation, ParallelismConfig, nodes_of
@@ -101,6 +102,8 @@ class TrainingInputs(Spec):
     model: asked.ModelName
     gpu: Text = Field(description="Name or file; repeat it to compare several.")
     host: Text | None = Field(default=None, description="Name or file; the GPU's usual host if not given.")
+    host_memory: asked.HostMemory = None
+    network_bandwidth: asked.NetworkRate = None
     framework: Text = Field(
         default=DEFAULT_FRAMEWORK,
         description="megatron, fsdp, deepspeed, hf_trainer, unsloth or another: llm-perf systems list.  [default: megatron]",
@@ -321,8 +324,15 @@ def build_training_scenario(inputs: TrainingInputs) -> TrainingScenario:
     profile = checked_profile(inputs.profile)
     parallelism = training_parallelism(inputs)
     per_node = -(-parallelism.num_gpus // (inputs.num_nodes or 1))
-    named = usual_host(gpu, per_node) if inputs.host is None else host_with(gpu, inputs.host)
+    named = (
+        usual_host(gpu, per_node, in_one_node=inputs.num_gpus is not None)
+        if inputs.host is None
+        else host_with(gpu, inputs.host)
+    )
+    named = with_host_memory(gpu, named, inputs.host, inputs.host_memory)
     host = profile.apply_to_host(named, framework.name)
+    if inputs.network_bandwidth is not None:
+        host = host.replace(nic_gb_per_s=inputs.network_bandwidth)
     framework.check_device(gpu)
     framework.check_divisions(parallelism)
     return TrainingScenario(

@@ -144,15 +144,19 @@ def _columns() -> int | None:
 def _print_text(answers: list[_Answer], explain: bool) -> None:
     from llm_perf.report import inference_text as text
     from llm_perf.report.answer import quickest_of
+    from llm_perf.systems import system_of
 
     results = [answer.result for answer in answers]
     if len(answers) == 1:
         answer = answers[0]
         gains = faster(answer.question, answer.result)
         text.print_report(
-            text.inference_report(answer.result, answer.changes, answer.nearest, answer.price, gains)
+            text.inference_report(
+                answer.result, answer.changes, answer.nearest, answer.price, gains, answer.question
+            )
         )
-        click.echo(text.log_section(answer.result, _columns()))
+        if system_of(answer.result.scenario).family.benchmark_log:
+            click.echo(text.log_section(answer.result, _columns()))
     else:
         best = answers[results.index(quickest_of(results))]
         gains = faster(best.question, best.result)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from llm_perf.config import files
-from llm_perf.config.base import Spec
+from llm_perf.config.base import MeanOfMany, Spec
 from llm_perf.config.loading import known_names
 from llm_perf.errors import SpecError
 
@@ -52,7 +52,7 @@ def questions(gpus: tuple[str, ...], file: str | None, flags: dict[str, Any], ki
     """
     inputs = dict(flags)
     if file is not None:
-        given = _read(file)
+        given = _whole_means(_read(file), kind)
         given.check({*flags, "gpu"} if gpus else {*flags}, kind)
         inputs, gpus = given.inputs | flags, gpus or given.gpus
     if "model" not in inputs:
@@ -77,6 +77,20 @@ def _host_alone(inputs: dict[str, Any], kind: type[Spec]) -> tuple[str, ...]:
         raise missing_gpu(inputs if may else {})
     click.echo(f"llm-perf: {alone_note(inputs['host'])}", err=True)
     return (NO_GPU_NAME,)
+
+
+def _whole_means(given: _InputsFile, kind: type[Spec]) -> _InputsFile:
+    """The inputs with means of many lengths as whole numbers, which is said, as of the flags."""
+    from llm_perf.cli.options import whole_mean
+
+    means = [
+        name
+        for name, field in kind.model_fields.items()
+        if any(isinstance(one, MeanOfMany) for one in field.metadata)
+        and isinstance(given.inputs.get(name), float)
+    ]
+    whole = {name: whole_mean(f"{given.name}: {name}", given.inputs[name]) for name in means}
+    return replace(given, inputs=given.inputs | whole)
 
 
 def _profiled_gpu(profile: Any) -> tuple[str, ...]:

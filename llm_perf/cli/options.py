@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -65,15 +66,29 @@ class _MeanLength(_WholeNumber):
         mean = float(text) if _FRACTION.fullmatch(text) else None
         if mean is None or mean == int(mean):
             return super().convert(value, param, ctx)
-        whole = round(mean)
-        if not whole or abs(whole - mean) > _AS_GOOD * mean:
+        if not _is_as_good(mean):
             many = f"; llm-perf simulate takes {text} as the mean of many" if mean >= 1 else ""
             raise click.BadParameter(f"{text!r} is no whole number such as 512 or 1e9{many}", ctx, param)
+        return int(whole_mean(flag, mean))
+
+
+def _is_as_good(mean: float) -> bool:
+    whole = round(mean) if math.isfinite(mean) else 0
+    return bool(whole) and abs(whole - mean) <= _AS_GOOD * mean
+
+
+def whole_mean(said: str, mean: float) -> Any:
+    """A mean of many lengths as a whole one, with a note on stderr; one that is too far from any stays, to be refused."""
+    if not _is_as_good(mean):
+        return mean
+    whole = round(mean)
+    if whole != mean:
         click.echo(
-            f"llm-perf: {flag} {text} is taken as {whole}, since requests of a batch are equal; simulate takes it as a mean",
+            f"llm-perf: {said} {mean:g} is taken as {whole}, since requests of a batch are equal; simulate takes it as a "
+            "mean",
             err=True,
         )
-        return whole
+    return whole
 
 
 _FRACTION: Final = re.compile(r"[0-9]{1,12}\.[0-9]{1,12}")

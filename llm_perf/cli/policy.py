@@ -17,6 +17,12 @@ EXIT_NO_POLICY = 3
 @click.option("--model", help="Name, YAML or JSON file, Hugging Face config.json or its folder, or hub id.")
 @click.option("--gpu", help="Name or file.")
 @click.option("--host", help="Name or file; the GPU's usual host if not given.")
+@click.option("--host-memory", type=WHOLE, help="GiB of memory of each host, instead of what it usually has.")
+@click.option(
+    "--host-bandwidth",
+    type=float,
+    help="GB/s that reads of the host's memory reach, instead of its channels'.",
+)
 @click.option(
     "--num-gpus", type=WHOLE, help="GPUs per node: pipeline stages (FlexGen) or ranks.  [default: 1]"
 )
@@ -41,6 +47,8 @@ EXIT_NO_POLICY = 3
 def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
     """Search the best placement and batching for offloaded inference.
 
+    Without --system two answers: most tokens per second in batches, and the fastest single chat (--system auto).
+
     FlexGen's percentages, batches, compression and attention device, and ZeRO-Inference's batch, pinning, quantisation
     and tiers; with --system auto, llama_cpp or ktransformers what of a model goes to the GPU where the CPU computes the
     rest. The policy that is printed is a llm-perf infer command, with the command that starts the server where there is one.
@@ -61,7 +69,7 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
     from llm_perf.cli.inputs import say_versions
 
     answer = search_policy(question)
-    say_versions(question.systems)
+    say_versions(answer.question.systems)
     if plot_file is not None:
         from llm_perf.report.policy_plot import write_plot
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from llm_perf.config.base import Spec
+from llm_perf.config.formats import WEIGHT_FORMATS, stored_bits
 from llm_perf.config.loading import (
     get_gpu_config_by_name,
     get_host_config_by_name,
@@ -59,3 +60,22 @@ def _group(kind: str, plural: str, load: Callable[[str], Spec], columns: spec_ta
 models = _group("model", "models", get_model_config_by_name, spec_tables.MODEL_COLUMNS)
 gpus = _group("GPU", "gpus", get_gpu_config_by_name, spec_tables.GPU_COLUMNS)
 hosts = _group("host", "hosts", get_host_config_by_name, spec_tables.HOST_COLUMNS)
+
+
+@models.command(
+    "formats", help="List the formats that weights can be stored in (--weight-format), with their bits."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def formats(as_json: bool) -> None:
+    """Print every format of weights."""
+    rows = [{"name": name, "bits_per_weight": stored_bits(name)} for name in WEIGHT_FORMATS]
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "formats": rows}))
+        return
+    click.echo("auto                as released")
+    for row in rows:
+        bits = row["bits_per_weight"]
+        click.echo(
+            f"{row['name']:<20}"
+            + ("differs by matrix" if bits is None else f"{bits:.4g} bits, scales included")
+        )

@@ -124,7 +124,9 @@ def _print_text(answers: list[_Answer], explain: bool) -> None:
     if len(answers) == 1:
         answer = answers[0]
         gains = faster_training(answer.question, answer.result)
-        print_report(text.training_report(answer.result, answer.changes, answer.price, gains))
+        print_report(
+            text.training_report(answer.result, answer.changes, answer.price, gains, answer.question)
+        )
     else:
         results = [answer.result for answer in answers]
         best = answers[results.index(quickest_of(results))]

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llm_perf.errors import SpecError
+from llm_perf.errors import SpecError, UnknownNameError
 
 Kernels = Literal["16-bit", "fp8", "int8", "fp4", "weight-only", "dequantise", "converted"]
 """How products run: on 16-bit operands, on FP8, INT8 or FP4 tensor cores (where a GPU has these, else weights are unpacked),
@@ -123,6 +123,13 @@ GGUF_MIXTURES = (
 WEIGHT_FORMATS = tuple(dict.fromkeys((*(entry.name for entry in _PLAIN), *GGUF_MIXTURES)))
 """What a model's weights can be asked to be stored in."""
 
+
+def stored_bits(name: str) -> float | None:
+    """Bits per weight of a format, with its scales; None where they differ from matrix to matrix."""
+    found = FORMATS.get(name)
+    return None if found is None else found.stored_bits
+
+
 KV_FORMATS: dict[str, float] = {
     "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5, "q8": 8.5, "q6": 6.5, "q4": 4.5,
 }  # fmt: skip
@@ -136,7 +143,7 @@ _ALIASES = {
     "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "f16": "fp16", "f32": "fp32", "float8": "fp8",
     "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q3_k": "q3_k_m", "bnb_4bit": "nf4", "bnb4": "nf4", "fp4": "mxfp4", "w8a8": "int8",
     ONE_SCALE_FP8: "fp8", "fp8_per_tensor": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
-    "w4a16": "int4", "mxfp4_moe": "mxfp4_gguf",
+    "w4a16": "int4", "int4_autoround": "int4", "autoround": "int4", "w8a16": "int8_weight_only", "mxfp4_moe": "mxfp4_gguf",
     "w4a16_nvfp4": "nvfp4_weight_only", "nvfp4a16": "nvfp4_weight_only",
 }  # fmt: skip
 
@@ -177,10 +184,12 @@ def format_name(name: str, known: tuple[str, ...], field: str) -> str:
     if field == "weight_format" and (found := by_bits(plain)) is not None:
         return found.name
     plain = plain if plain in known else _ALIASES.get(plain, plain)
+    if plain not in known and (mixture := nearest_mixture(plain)) in known:
+        plain = str(mixture)
     if plain not in known:
         more = ", exl2-4.0bpw or exl3-4.0bpw (any bits)" if field == "weight_format" else ""
         raise SpecError(
-            f"{field} {name[:60]!r} is not a known format; use auto or one of {', '.join(known)}{more}"
+            f"{field} {name[:60]!r} is not a known format; use auto or {_nearest_first(plain, known)}{more}"
         )
     return plain
 
@@ -226,12 +235,44 @@ def by_bits(name: str) -> BitsPerWeight | None:
     return None
 
 
+def nearest_mixture(name: str) -> str | None:
+    """The file of llama.cpp's that one of unsloth's mixtures (``UD-Q4_K_XL``) is nearest to in size; None of another name.
+
+    Their layers differ in type from model to model; with the same letters they are within a few per cent of these:
+    Llama-3.1-8B UD-Q4_K_XL 4.99 GB, Q4_K_M 4.92 GB; Qwen3-30B-A3B 17.7 and 18.6 GB (the repositories' lists of files).
+    """
+    plain = name.strip().lower().replace("-", "_")
+    if not plain.startswith("ud_"):
+        return None
+    plain = plain.removeprefix("ud_")
+    return _EXTRA_LARGE.get(plain) or (plain if plain in GGUF_MIXTURES else None)
+
+
+_EXTRA_LARGE = {
+    "q2_k_xl": "q2_k", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_m", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k", "q8_k_xl": "q8_0",
+}  # fmt: skip
+
+
+def _nearest_first(name: str, known: tuple[str, ...]) -> str:
+    """All of a few formats; of many the nearest, and where all stand."""
+    if len(known) <= _FEW_FORMATS:
+        return f"one of {', '.join(known)}"
+    near = UnknownNameError("format", name, known).suggestions or known[:_FEW_FORMATS]
+    return f"one of {', '.join(near)}, … ({len(known)} in all: llm-perf models formats)"
+
+
+_FEW_FORMATS = 12
+
+
 def format_of_repository(name: str, publisher: str = "") -> tuple[str, str] | None:
     """(ending, weight format) that a hub repository's name says: ``-AWQ``, ``-GPTQ-Int4``, ``-FP8`` and so on.
 
     ``publisher`` is who published the model, for a name that does not say it.
     """
     owner, _, plain = re.sub(r"[_\s]+", "-", name.strip().lower()).rpartition("/")
+    mixed = _UNSLOTHS.search(plain)
+    if mixed is not None and (nearest := nearest_mixture(mixed[1])) is not None:
+        return mixed[0], nearest
     for ending in sorted(_ENDINGS, key=len, reverse=True):
         if plain.endswith(ending):
             own = _ENDINGS_OF_PUBLISHERS.get(owner or publisher.lower(), {})
@@ -250,11 +291,24 @@ _ENDINGS = {
     "-fp8": "fp8", "-fp8-dynamic": "fp8", "-fp8-kv": "fp8", "-bnb-4bit": "nf4_double", "-bnb-8bit": "bnb_int8",
     "-gguf": "q4_k_m", "-nvfp4": "nvfp4", "-fp4": "nvfp4", "-mxfp4": "mxfp4", "-mxfp8": "mxfp8", "-w4a16": "int4",
     "-fp8-block": "fp8_block", ".w4a16": "int4", "-w8a8": "int8", ".w8a8": "int8", "-int4": "int4", "-int8": "int8",
-    "-bf16": "bf16", "-fp16": "fp16", "-gptq-4bit": "gptq", "-awq-4bit": "awq",
+    "-bf16": "bf16", "-fp16": "fp16", "-gptq-4bit": "gptq", "-awq-4bit": "awq", "-f16": "fp16",
+    # Intel's AutoRound (group 128, symmetric), Yi's 4 and 8 bits (AWQ and GPTQ, their model cards), llm-compressor's words.
+    "-int4-autoround": "int4", "-autoround": "int4", "-autoround-int4": "int4", "-4bits": "awq", "-8bits": "int8_weight_only",
+    "-int4-awq": "awq", "-int4-gptq": "gptq", "-awq-g128": "awq", "-quantized.w8a8": "int8", "-quantized.w4a16": "int4",
+    "-quantized.w8a16": "int8_weight_only", "-w8a16": "int8_weight_only",
     # mlx-community's, whose names end in the width (mlx_lm.convert --q-bits), with a word for how scales were found.
     **{f"{mark}-{bits}bit{how}": f"mlx_{bits}bit" for bits in (4, 5, 6, 8) for mark in ("", "-mlx") for how in ("", "-dwq")},
-    **{f"-{one.replace('_', '-')}": one for one in GGUF_MIXTURES if one != "mxfp4_gguf"},
+    **{
+        f"-{one.replace('_', '-')}{file}": one
+        for one in GGUF_MIXTURES
+        if one != "mxfp4_gguf"
+        for file in ("", "-gguf")
+    },
+    # Google's weights trained for four bits, which it packs as Q4_0.
+    "-qat": "q4_0", "-qat-gguf": "q4_0", "-qat-q4-0": "q4_0", "-qat-q4-0-gguf": "q4_0", "-qat-q4-0-unquantized": "bf16",
 }  # fmt: skip
+
+_UNSLOTHS = re.compile(r"-(ud-[a-z0-9-]+)$")
 
 _ENDINGS_OF_PUBLISHERS = {
     # A scale per 128 x 128 weights (model card of Qwen3-8B-FP8).

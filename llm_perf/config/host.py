@@ -132,8 +132,9 @@ class HostConfig(Spec):
     ``from_profile`` names the fields that a profile gave: they go before what a version of a system states for this host.
     ``provenance`` holds for every field that is no rate with its own, but for those that ``assumed`` names.
     ``gpus_per_node`` GPUs share the fast link, ``gpus_per_pcie_link`` of them one link to the host; ``larger`` is the
-    host that people have more of the same cards in. ``made_with``: architectures of the accelerators that a machine is made
-    with, where it is no host of slots for any card. ``memory_channels_per_socket`` DDR channels of 64 bits at
+    host that people have more of the same cards in, ``improvised`` one that nobody sells. ``made_with``:
+    architectures of the accelerators that a machine is made with, where it is no host of slots for any card.
+    ``memory_channels_per_socket`` DDR channels of 64 bits at
     ``memory_mt_per_s`` million transfers per second give the memory bandwidth where that is not stated.
     ``instruction_sets``: those for products. ``all_core_ghz`` is the clock that all cores keep under load, ``vector_bits``
     how wide their units for products are where that is more than 256 bits of a wider instruction at once, ``neon_core_share``
@@ -188,6 +189,7 @@ class HostConfig(Spec):
     nic_gb_per_s: Quantity | None = None
     gpus_per_node: PositiveInt = 8
     larger: str | None = None
+    improvised: bool = False
     made_with: tuple[str, ...] = ()
     provenance: Provenance = "documented"
     assumed: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from llm_perf.config.named_hosts import (
     host_with,
     relative_of,
     usual_host,
+    with_host_memory,
 )
 from llm_perf.config.named_models import checkpoint_of, get_model_config_by_name, published_models
 
@@ -33,4 +34,5 @@ __all__ = [
     "relative_of",
     "resolve_name",
     "usual_host",
+    "with_host_memory",
 ]

@@ -138,10 +138,11 @@ def _refuse_odd_count(name: str) -> None:
         raise SpecError(f"host {name[:60]!r}: give {shown}, or 2x {shown} to 8x {shown} for so many sockets")
 
 
-def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
+def usual_host(gpu: GPUConfig, gpus_per_node: int, in_one_node: bool = False) -> HostConfig:
     """The host that a GPU is usually in, or a larger one that so many of them are in.
 
-    Where GPU and host have one memory, the host has as much as the GPU's file says.
+    Where GPU and host have one memory, the host has as much as the GPU's file says. ``in_one_node``: it was said that so
+    many are in one machine; one that nobody sells, a board with risers, is taken for that alone.
 
     Raises:
         SpecError: the GPU names none.
@@ -150,7 +151,10 @@ def usual_host(gpu: GPUConfig, gpus_per_node: int) -> HostConfig:
         raise SpecError(f"GPU {gpu.name} names no default host; give one with --host")
     host = get_host_config_by_name(gpu.default_host)
     while host.larger is not None and host.gpus_per_node < gpus_per_node:
-        host = get_host_config_by_name(host.larger)
+        larger = get_host_config_by_name(host.larger)
+        if larger.gpus_per_node <= host.gpus_per_node or (larger.improvised and not in_one_node):
+            break
+        host = larger
     return _with_memory_of(gpu, host)
 
 
@@ -170,6 +174,32 @@ def host_with(gpu: GPUConfig, name: str) -> HostConfig:
             "chip that has as much (llm-perf gpus list), or leave --host out"
         )
     return found
+
+
+def with_host_memory(gpu: GPUConfig, host: HostConfig, named: str | None, gib: int | None) -> HostConfig:
+    """The host with so much memory, as a name that ends in it has: ``--host-memory 128`` is ``--host NAME-128gb``.
+
+    ``named`` is the name by which the host was asked for, None where it is the usual one.
+
+    Raises:
+        SpecError: the name says how much as well, GPU and host have one memory, or no machine has so much.
+    """
+    if gib is None:
+        return host
+    if gib > _MOST_MEMORY_GIB:
+        raise SpecError(
+            f"--host-memory {gib:,} GiB are no machine's memory; possible: 1 to {_MOST_MEMORY_GIB:,}"
+        )
+    if named is not None and memory_and_name(named)[1] is not None:
+        raise SpecError(
+            f"host {named!r} says how much memory, and so does --host-memory {gib}: give one of the two"
+        )
+    if one_memory(gpu, host):
+        raise SpecError(
+            f"--host-memory {gib}: {gpu.name} and its host have one memory; name the chip that has as much "
+            "(llm-perf gpus list)"
+        )
+    return host.with_memory(gib)
 
 
 def one_memory(gpu: GPUConfig, host: HostConfig) -> bool:

@@ -23,14 +23,17 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         SpecError: malformed file, unknown or ambiguous name.
     """
     if isinstance(name_or_path, str) and is_model_file(name_or_path):
+        if (named := _of_file_name(name_or_path)) is not None:
+            return named
         from llm_perf.config import huggingface
 
         return huggingface.load_model_file(files.expanded(name_or_path))
     try:
         return _stored_as_named(load_spec("model", ModelConfig, name_or_path), name_or_path)
-    except UnknownNameError:
+    except UnknownNameError as unknown:
         from llm_perf.config import huggingface
         from llm_perf.config.ollama import tagged_model
+        from llm_perf.config.repackaged import model_of_known_words
 
         if (tagged := tagged_model(name_or_path)) is not None:
             return tagged
@@ -38,10 +41,36 @@ def get_model_config_by_name(name_or_path: str) -> ModelConfig:
         from_hub = huggingface.load_from_hub(name_or_path)
         if from_hub is not None:
             return from_hub
-        named = _quantised_name(name_or_path) or _mirrored(name_or_path)
+        named = _quantised_name(name_or_path) or _mirrored(name_or_path) or model_of_known_words(name_or_path)
         if named is None:
-            raise
+            raise _with_its_base(unknown) from None
         return named
+
+
+def _of_file_name(name: str) -> ModelConfig | None:
+    """The model and format that the name of a GGUF file says, where there is no such file here; None where it says none."""
+    from llm_perf.config.repackaged import file_name_alone
+
+    plain = file_name_alone(name)
+    if plain is None or files.is_file(Path(name)):
+        return None
+    try:
+        return get_model_config_by_name(plain).replace(name=name.strip())
+    except SpecError:
+        return None
+
+
+def _with_its_base(unknown: UnknownNameError) -> UnknownNameError:
+    """The same error, with what to ask for where the name has the words of one known model: it may be a fine-tune of it."""
+    from llm_perf.config.repackaged import base_by_words
+
+    base = base_by_words(unknown.name)
+    if base is None or (unknown.suggestions[:1] and unknown.is_slip):
+        return unknown
+    instead = f"by its words a copy or fine-tune of {base}; if it has that one's shapes ask --model {base}"
+    return UnknownNameError(
+        unknown.kind, unknown.name, unknown.known, f"{instead}, else give its config.json"
+    )
 
 
 def _stored_as_named(found: ModelConfig, name: str) -> ModelConfig:
@@ -63,10 +92,16 @@ def _quantised_name(name: str) -> ModelConfig | None:
     found = format_of_repository(name)
     if found is None:
         return None
+    plain = name[: -len(found[0])].rpartition("/")[2]
     try:
-        base = load_spec("model", ModelConfig, name[: -len(found[0])].rpartition("/")[2])
+        base = load_spec("model", ModelConfig, plain)
     except SpecError:
-        return None
+        from llm_perf.config.repackaged import model_of_known_words
+
+        shorter = model_of_known_words(plain)
+        if shorter is None:
+            return None
+        base = shorter
     _, number_format = format_of_repository(name, _publisher(base)) or found
     released = base.quantization
     own = name.rpartition("/")[0].lower() in ("", _publisher(base).lower())

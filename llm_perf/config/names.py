@@ -165,7 +165,10 @@ def _fits(
 
 
 def _begins(full: str, wanted: str) -> bool:
-    return bool(wanted) and normalise(full).startswith(wanted + "-")
+    """Whether a name goes on after this one: not by the rest of a version, as Llama-3_3 after llama-3."""
+    rest = normalise(full)[len(wanted) :]
+    within = wanted[-1:].isdigit() and re.match(r"-\d(?:-|$)", rest)
+    return bool(wanted) and normalise(full).startswith(wanted + "-") and not within
 
 
 def _is_configuration_of(full: str, wanted: str) -> bool:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final, cast
 
 from llm_perf.config import files
-from llm_perf.config.formats import GGUF_MIXTURES
+from llm_perf.config.formats import GGUF_MIXTURES, nearest_mixture
 from llm_perf.config.loading import get_model_config_by_name, load_spec
 from llm_perf.config.model import ModelConfig
 from llm_perf.config.named_models import is_model_file
@@ -115,10 +115,12 @@ def _of_hub(whole: str, head: str, tag: str) -> ModelConfig | None:
         )
     kept = found.quantization is not None and found.quantization.method in _KEPT
     number_format = _TAGS_OF_MXFP4.get(number_format, number_format)
+    if not kept:
+        number_format = nearest_mixture(number_format) or number_format
     if number_format not in GGUF_MIXTURES and not (kept and _MIXED.fullmatch(number_format)):
         raise SpecError(
             f"{whole!r}: format {whole[len(head) + 1 :]!r} is not known; give the repository alone and the nearest that "
-            "is in --weight-format (q4_k_m for UD-Q4_K_XL)"
+            "is in --weight-format (llm-perf models formats)"
         )
     if kept:
         return found

@@ -155,6 +155,6 @@ def nodes_of(
     if num_gpus / nodes > places:
         raise SpecError(
             f"{num_gpus // nodes} GPUs per node, but host {host} has places for {places}: give more --num-nodes "
-            "or another --host"
+            "or another --host (a file with gpus_per_node says of any machine how many are in it)"
         )
     return nodes

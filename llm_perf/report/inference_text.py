@@ -15,6 +15,7 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.calibrated import PredictionInterval
 from llm_perf.analysis.economics import cost_of, energy_of
 from llm_perf.analysis.inference import InferenceResult, Phase
+from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.thresholds import thresholds_of
 from llm_perf.analysis.tuning_intervals import LEVEL
@@ -30,6 +31,7 @@ from llm_perf.report.answer import (
     side_by_side,
     used_of,
 )
+from llm_perf.report.assumed_text import meant_names, said_of_inference
 from llm_perf.report.benchmark_log import model_bytes
 from llm_perf.report.explain import explanations
 from llm_perf.report.memory_text import explanation, fits_text, memory_table
@@ -50,9 +52,13 @@ def inference_report(
     nearest: dict[str, Any] | None = None,
     price: Price | float | None = None,
     gains: tuple[Gain, ...] = (),
+    asked: InferenceInputs | None = None,
 ) -> RenderableType:
-    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on."""
-    sections = report_sections(result, changes, nearest, price)
+    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on.
+
+    ``asked`` is the question, whose names may be those of others than what answers them.
+    """
+    sections = report_sections(result, changes, nearest, price, asked)
     sections.pop("fits", None)  # the first line says it
     blocks = [inference_answer(result, changes, gains).text, *sections.values()]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
@@ -116,10 +122,11 @@ def report_sections(
     changes: tuple[Change, ...] = (),
     nearest: dict[str, Any] | None = None,
     price: Price | float | None = None,
+    asked: InferenceInputs | None = None,
 ) -> dict[str, Text | Table]:
     """The report's parts by name, in its order. A part that a prediction has nothing for is left out."""
     found: dict[str, Text | Table | None] = {
-        "title": _title(result),
+        "title": _title(result, asked),
         "fits": _fits(result) if result.feasible else None,
         "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "placement": _placement(result),
@@ -159,7 +166,7 @@ def machine_name(scenario: Scenario) -> str:
     return scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
 
 
-def _title(result: InferenceResult) -> Text:
+def _title(result: InferenceResult, asked: InferenceInputs | None) -> Text:
     scenario, workload = result.scenario, result.scenario.workload
     host = " (no GPU)" if scenario.gpu.absent else f" (host {scenario.host.name})"
     sizes = ", ".join(
@@ -186,8 +193,9 @@ def _title(result: InferenceResult) -> Text:
     if result.version is not None:
         named = version_text(scenario.system, result.version)
         text.append(f"\nconstants as of {named}{inherited_text(result.inherits)}")
-    for option in _options(scenario):
-        text.append(f"\n{option}")
+    names = () if asked is None else meant_names(asked, scenario.model, scenario.gpu)
+    for line in (*_options(scenario), *names, *said_of_inference(result, asked)):
+        text.append(f"\n{line}")
     return text
 
 

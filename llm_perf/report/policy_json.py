@@ -43,6 +43,8 @@ def policy_object(answer: PolicyAnswer) -> dict[str, Any]:
         if result is None
         else divided_start_command(result, question.model, question.context),
         "warnings": [] if result is None else list(result.warnings),
+        "one_chat": None if answer.one_chat is None else policy_object(answer.one_chat),
+        "batches_refused": answer.refused,
     }
     return finite(found)  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,8 @@ from rich.text import Text
 
 from llm_perf.analysis.economics import cost_of
 from llm_perf.analysis.inference import InferenceResult, Phase
-from llm_perf.report.answer import Answer, interval_pieces
+from llm_perf.report.answer import Answer, in_width, interval_pieces
+from llm_perf.report.assumed_text import meant_names, said_of_inference
 from llm_perf.report.command import infer_command_in_lines
 from llm_perf.report.inference_text import TIERS, bound_pieces, interval_text, memory_of, memory_pieces
 from llm_perf.report.policy_json import bottlenecks
@@ -43,6 +45,8 @@ def policy_report(answer: PolicyAnswer) -> RenderableType:
         blocks.append(_nothing(answer))
     else:
         result = answer.result
+        if answer.one_chat is not None:
+            blocks.append(_one_chat(answer.one_chat, result))
         blocks.append(_best(answer.best, result, answer))
         certainty = interval_text(result.interval, result.no_interval)
         blocks += [] if certainty is None else [certainty]
@@ -71,7 +75,6 @@ def policy_answer(answer: PolicyAnswer) -> Answer:
             change,
             good=False,
         )
-    first = [] if best.ttft_s is None else [f"first token {seconds(best.ttft_s)}"]
     others = [point for point in answer.front if point != best]
     quick = min(others, key=lambda point: point.latency_s, default=None)
     change = [f"nothing: no policy that was searched is {1 - _QUICKER:.0%} quicker"]
@@ -80,18 +83,38 @@ def policy_answer(answer: PolicyAnswer) -> Answer:
             f"for less latency, {brief(quick.latency_s)} at {rate(quick.throughput_tokens_per_s)}",
             describe(quick.flags),
         ]
+    if answer.one_chat is not None and answer.one_chat.best is not None:
+        change = [f"for one chat at a time see {answer.one_chat.best.flags['system']} below", *change]
     return Answer(
         fits=memory_pieces(result),
-        speed=[
-            rate(best.throughput_tokens_per_s),
-            f"{brief(best.latency_s)} for a batch of {count(result.scenario.workload.batch_size)}",
-            *first,
-        ],
+        speed=_speed(answer, best, result),
         sure=interval_pieces(result.interval, result.no_interval),
         bound=bound_pieces(result),
         change=change,
         good=True,
     )
+
+
+def _speed(answer: PolicyAnswer, best: FrontPoint, result: InferenceResult) -> list[str]:
+    """What the best policy reaches, of which system and of how many sequences together, and what one chat gets."""
+    together = result.scenario.workload.batch_size
+    if best.tpot_s is not None:
+        alone = "one chat" if together == 1 else f"{count(together)} at once"
+        return [
+            f"{alone} {_decoded(best, together)} ({best.flags['system']})",
+            f"first token {seconds(best.ttft_s or 0.0)}",
+            f"all {brief(best.latency_s)}",
+        ]
+    said = [f"{count(together)} at once {rate(best.throughput_tokens_per_s)} ({best.flags['system']})"]
+    chat = answer.one_chat
+    if chat is not None and chat.best is not None:
+        alone = _decoded(chat.best, 1).removesuffix(" token/s")
+        said.append(f"one chat {alone} ({chat.best.flags['system']})")
+    return [*said, f"{brief(best.latency_s)} a batch"]
+
+
+def _decoded(point: FrontPoint, together: int) -> str:
+    return rate(together / point.tpot_s if point.tpot_s else point.throughput_tokens_per_s)
 
 
 def describe(flags: dict[str, Any]) -> str:
@@ -116,15 +139,34 @@ def _title(answer: PolicyAnswer) -> Text:
         text.append(f"; weights {formats.name}")
     text.append(f"; searched: {', '.join(question.running)}")
     by_reason: dict[str, list[str]] = {}
+    chat = () if answer.one_chat is None else answer.one_chat.question.running
     for name, why in question.left_out.items():
-        by_reason.setdefault(why, []).append(name)
+        if name not in chat:
+            by_reason.setdefault(why, []).append(name)
+    if chat:
+        text.append(f"\nsearched for one chat at a time: {', '.join(chat)}")
+    if answer.refused is not None:
+        text.append(f"\nbatches are not answered: {answer.refused}")
     text.append("".join(f"\nnot searched: {', '.join(names)} ({why})" for why, names in by_reason.items()))
     if question.divides and question.context is not None:
         text.append(
             f"\nthe cache has room for {count(question.context)} tokens of each sequence; times and the table of memory"
         )
         text.append(" are those of the lengths above")
+    for line in _assumed(answer):
+        text.append(f"\n{line}")
     return text
+
+
+def _assumed(answer: PolicyAnswer) -> Iterator[str]:
+    """What names were taken for, and host memory and network that the best policy rests on."""
+    if answer.result is not None:
+        scenario = answer.result.scenario
+        yield from meant_names(answer.question, scenario.model, scenario.gpu)
+        chat = None if answer.one_chat is None else answer.one_chat.result
+        yield from dict.fromkeys(
+            line for one in (answer.result, chat) if one is not None for line in said_of_inference(one)
+        )
 
 
 def _objective(answer: PolicyAnswer) -> str:
@@ -149,6 +191,31 @@ def _best(best: FrontPoint, result: InferenceResult, answer: PolicyAnswer) -> Te
     if started is not None:
         text.append("\nTo start it:\n")
         text.append(started, "cyan")
+    return text
+
+
+def _one_chat(chat: PolicyAnswer, batches: InferenceResult) -> Text:
+    """What is the best for one sequence at a time, and that the policy below is for many."""
+    together = count(batches.scenario.workload.batch_size)
+    text = Text.assemble(("One chat at a time: ", "bold"))
+    if chat.best is None or chat.result is None:
+        text.append(f"{chat.reason}.\n")
+    else:
+        text.append(f"{chat.best.flags['system']}, {describe(chat.best.flags)}\n")
+        text.append(f"First token after {seconds(chat.best.ttft_s or 0.0)}, then {_decoded(chat.best, 1)}")
+        text.append(f".\n{in_width(interval_pieces(chat.result.interval, chat.result.no_interval), 80)}\n")
+        text.append(infer_command_in_lines(chat.question.inputs(chat.best.flags)), "cyan")
+        started = divided_start_command(chat.result, chat.question.model, chat.question.context)
+        if started is not None:
+            text.append("\nTo start it:\n")
+            text.append(started, "cyan")
+        text.append(
+            "\nMore of it, and other such systems: --system auto (--batch-size for several at once).\n"
+        )
+    text.append(
+        f"\nWhat follows answers {together} sequences at once: the tokens of all of them together, as for a job"
+    )
+    text.append(" that runs overnight; each one alone is slower.")
     return text
 
 
@@ -195,7 +262,7 @@ def _front(answer: PolicyAnswer) -> Table:
 
 def _phases(point: FrontPoint, answer: PolicyAnswer) -> tuple[str, str]:
     """First token and rate of decode of a divided model."""
-    tokens = answer.question.batch_size / point.tpot_s if point.tpot_s else 0.0
+    tokens = answer.question.sequences / point.tpot_s if point.tpot_s else 0.0
     return brief(point.ttft_s or 0.0), rate(tokens)
 
 

@@ -13,6 +13,7 @@ from llm_perf.analysis.advice import Change
 from llm_perf.analysis.speedups import Gain
 from llm_perf.analysis.training import TrainingResult
 from llm_perf.analysis.training_economics import training_cost, training_energy
+from llm_perf.analysis.training_request import TrainingInputs
 from llm_perf.analysis.tuning_intervals import LEVEL
 from llm_perf.config.economics import Price
 from llm_perf.report.answer import (
@@ -25,6 +26,7 @@ from llm_perf.report.answer import (
     side_by_side,
     used_of,
 )
+from llm_perf.report.assumed_text import meant_names, said_of_machine
 from llm_perf.report.inference_text import inherited_text, interval_text, version_text
 from llm_perf.report.memory_text import explanation, memory_table
 from llm_perf.report.training_explain import training_explanations
@@ -58,21 +60,28 @@ def training_report(
     changes: tuple[Change, ...] = (),
     price: Price | float | None = None,
     gains: tuple[Gain, ...] = (),
+    asked: TrainingInputs | None = None,
 ) -> RenderableType:
-    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on."""
+    """The whole report of one prediction, readable at 80 columns: the answer in five lines, then what it rests on.
+
+    ``asked`` is the question, whose names may be those of others than what answers them.
+    """
     blocks = [
         training_answer(result, changes, gains).text,
-        *training_sections(result, changes, price).values(),
+        *training_sections(result, changes, price, asked).values(),
     ]
     return Group(*[Padding(block, (0, 0, 1, 0)) for block in blocks])
 
 
 def training_sections(
-    result: TrainingResult, changes: tuple[Change, ...] = (), price: Price | float | None = None
+    result: TrainingResult,
+    changes: tuple[Change, ...] = (),
+    price: Price | float | None = None,
+    asked: TrainingInputs | None = None,
 ) -> dict[str, Text | Table]:
     """The report's parts by name, in its order, below the answer. A part that a prediction has nothing for is left out."""
     found: dict[str, Text | Table | None] = {
-        "title": _title(result),
+        "title": _title(result, asked),
         "does_not_fit": None if result.feasible else _does_not_fit(result, changes),
         "figures": _figures(result),
         "interval": interval_text(result.interval, result.no_interval, "step"),
@@ -125,7 +134,7 @@ def training_answer(
     )
 
 
-def _title(result: TrainingResult) -> Text:
+def _title(result: TrainingResult, asked: TrainingInputs | None) -> Text:
     scenario, plan, p = result.scenario, result.scenario.plan, result.scenario.parallelism
     gpus = scenario.num_gpus
     where = scenario.gpu.name if gpus == 1 else f"{gpus} x {scenario.gpu.name}"
@@ -172,6 +181,9 @@ def _title(result: TrainingResult) -> Text:
         f"\n{batch.micro_batch_size} sequences x {batch.gradient_accumulation_steps} passes x {p.dp_size} replicas = "
         f"{count(batch.global_batch_size)} sequences of {count(plan.seq_len)} tokens per step"
     )
+    names = () if asked is None else meant_names(asked, scenario.model, scenario.gpu)
+    for line in (*names, *said_of_machine(scenario.gpu, scenario.host, scenario.num_nodes, asked)):
+        text.append(f"\n{line}")
     return text
 
 
@@ -201,7 +213,25 @@ def _phases(result: TrainingResult) -> Text:
     )
     if result.may_not_fit:
         text.append("\nIt may not fit: the interval reaches past what is usable.", "yellow")
+        text.append(_what_decides(result))
     return text
+
+
+def _what_decides(result: TrainingResult) -> str:
+    """Which part of a full memory is the largest that a setting changes, and the micro-batch that fits in any case."""
+    parts, batch = result.memory.binding.parts, result.batch
+    sizes = [(float(getattr(parts, name)), title) for name, title in parts.uses.items()]
+    size, title = max(sizes)
+    said = f" The largest part is {title} ({gib(size)})"
+    chosen = result.scenario.plan.micro_batch_size is None
+    said += (
+        f"; the micro-batch of {count(batch.micro_batch_size)} is the largest that is predicted to fit."
+        if chosen and batch.micro_batch_size == result.max_micro_batch_size
+        else "."
+    )
+    if 0 < result.sure_micro_batch_size < batch.micro_batch_size:
+        return f"{said} The whole interval fits with --micro-batch-size {result.sure_micro_batch_size}."
+    return said
 
 
 def _breakdown(result: TrainingResult) -> Table:

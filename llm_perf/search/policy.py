@@ -51,13 +51,14 @@ class PolicyQuestion(Spec):
     """What ``llm-perf policy`` can be asked, under the names of its flags.
 
     Attributes:
+        host_memory: GiB of memory of each host. host_bandwidth: GB/s that reads of it reach. As of ``llm-perf infer``.
         num_gpus: GPUs per node, used as each system does: pipeline stages or ranks. num_nodes: nodes of them.
         system: one whose policies are searched, or all of them.
         objective: most tokens per second, least seconds for one batch, or least US dollars per token; where a model is
             divided between GPU and CPU fast decode steps, a fast first token, or both (mixed). As the systems have it
             where nothing is said: throughput, or mixed.
         context: tokens that the cache has room for; those of prompt and generation if None.
-        batch_size: sequences at once of a divided model.
+        batch_size: sequences at once of a divided model, 1 if None. Where no system is named it asks for such a model.
         weight_format: number format of the weights; as released if None, of llama.cpp's files Q4_K_M.
         max_latency: seconds that one batch, prefill and all decode steps, may take.
         cost_per_gpu_hour: US dollars; the objective cost needs it where the list of prices has none.
@@ -71,6 +72,8 @@ class PolicyQuestion(Spec):
     model: Annotated[str, Field(min_length=1)]
     gpu: Annotated[str, Field(min_length=1)]
     host: Annotated[str, Field(min_length=1)] | None = None
+    host_memory: PositiveInt | None = None
+    host_bandwidth: Quantity | None = None
     num_gpus: PositiveInt = 1
     num_nodes: PositiveInt = 1
     system: Annotated[str, Field(min_length=1)] = ALL
@@ -78,7 +81,7 @@ class PolicyQuestion(Spec):
     gen_len: PositiveInt = 32
     objective: Objective | None = None
     context: PositiveInt | None = None
-    batch_size: PositiveInt = 1
+    batch_size: PositiveInt | None = None
     weight_format: Annotated[str, Field(min_length=1)] | None = None
     max_latency: Quantity | None = None
     cost_per_gpu_hour: NonNegativeQuantity | None = None
@@ -137,6 +140,9 @@ class PolicyQuestion(Spec):
         """Whether the question is about a model that is divided between GPU and CPU."""
         if self.objective in ("decode", "ttft", "mixed") or self.system == AUTO:
             return True
+        stated = (self.batch_size, self.context, self.weight_format)
+        if self.system == ALL and self.objective is None and any(one is not None for one in stated):
+            return True
         return self.system != ALL and get_system(self.system).name in dividing_systems()
 
     @property
@@ -157,6 +163,18 @@ class PolicyQuestion(Spec):
     def searched_for(self) -> Objective:
         """The objective, the search's own where none is stated."""
         return self.objective or ("mixed" if self.divides else "throughput")
+
+    @property
+    def sequences(self) -> int:
+        """Sequences at once of a divided model."""
+        return self.batch_size or 1
+
+    @property
+    def one_chat(self) -> PolicyQuestion | None:
+        """The same question of one sequence at a time, where neither system nor objective says who asks; else None."""
+        if self.system != ALL or self.objective is not None or self.divides or self.max_latency is not None:
+            return None
+        return self.replace(system=AUTO)
 
     @property
     def total_gpus(self) -> int:
@@ -190,6 +208,8 @@ class PolicyQuestion(Spec):
             model=self.model,
             gpu=self.gpu,
             host=self.host,
+            host_memory=self.host_memory,
+            host_bandwidth=self.host_bandwidth,
             num_gpus=self.num_gpus if self.total_gpus > 1 else None,
             num_nodes=self.num_nodes if self.total_gpus > 1 else None,
             prompt_len=self.prompt_len,
@@ -219,7 +239,8 @@ class PolicyAnswer:
 
     ``best`` is None, with ``reason``, where nothing fits or meets the latency limit; ``nearest`` is then the fastest
     policy that fits, if one does. ``front`` rises in latency and in throughput. ``searched`` counts policies,
-    ``seconds`` is the wall time of the search.
+    ``seconds`` is the wall time of the search. ``one_chat`` is what one sequence at a time gets of systems that divide the
+    model between GPU and CPU, where the question left open which is meant; ``refused`` why batches are not answered there.
     """
 
     question: PolicyQuestion
@@ -231,6 +252,8 @@ class PolicyAnswer:
     seconds: float
     reason: str | None = None
     nearest: FrontPoint | None = None
+    one_chat: PolicyAnswer | None = None
+    refused: str | None = None
 
 
 _USUAL = ("llama_cpp", "ktransformers")
@@ -246,6 +269,39 @@ def search_policy(question: PolicyQuestion) -> PolicyAnswer:
     """
     if question.divides:
         return search_division(question)
+    if question.one_chat is not None:
+        return _batches_and_one_chat(question, question.one_chat)
+    return _search_batches(question)
+
+
+def _batches_and_one_chat(question: PolicyQuestion, chat: PolicyQuestion) -> PolicyAnswer:
+    """Both readings of a question that names no system: most tokens of batches, and one sequence at a time.
+
+    Raises:
+        SpecError: neither can be answered.
+    """
+    try:
+        batches = _search_batches(question)
+    except SpecError as refused:
+        gpu = gpu_of(question.inputs({}))
+        if not gpu.absent and any(runs_there(name, gpu) for name in question.systems):
+            raise  # of a model that none of them runs, not of the machine
+        try:
+            return replace(search_division(chat), refused=str(refused))
+        except SpecError:
+            raise refused from None
+    try:
+        return replace(batches, one_chat=search_division(chat))
+    except SpecError:
+        return batches
+
+
+def _search_batches(question: PolicyQuestion) -> PolicyAnswer:
+    """The best policy of systems that stream weights.
+
+    Raises:
+        SpecError: as `search_policy`.
+    """
     if question.weight_format is not None:
         raise SpecError(
             "--weight-format is of a model that is divided between GPU and CPU (--system llama_cpp, or auto): systems that "
@@ -316,7 +372,7 @@ def search_division(question: PolicyQuestion) -> PolicyAnswer:
 
 def _own(question: PolicyQuestion, system: str) -> dict[str, Any]:
     """Inputs of a divided model that are the question's: the batch, and the files that such people have."""
-    found: dict[str, Any] = {"batch_size": question.batch_size}
+    found: dict[str, Any] = {"batch_size": question.sequences}
     if question.weight_format is not None:
         return found | {"weight_format": question.weight_format}
     model = get_model_config_by_name(question.model)
@@ -329,7 +385,7 @@ def _division_point(question: PolicyQuestion, one: Divided) -> FrontPoint:
     system = one.flags["system"]
     flags = question.flags_of(system) | _own(question, system) | one.flags
     total = one.prefill_s + one.decode_s
-    tokens = question.batch_size * question.gen_len
+    tokens = question.sequences * question.gen_len
     steps = max(question.gen_len - 1, 1)
     return FrontPoint(flags, total, tokens / total, one.prefill_s, one.decode_s / steps)
 

@@ -113,6 +113,8 @@ class Family(Spec):
             sum of these over the GPUs of its process, or what a device holds, the cache that an engine sets aside included.
         allocates_as_it_goes: Whether it takes memory tensor by tensor, as PyTorch programs do, instead of setting it aside
             when it starts: its peak is then known as far as such peaks are.
+        benchmark_log: Whether its own benchmarks write the log of DeepSpeed's ZeRO-Inference example, with which its
+            reports end then; of others it is in the file of ``--log-file`` alone.
         beyond_host_memory: Shares of weights on GPU, host and disk in its own benchmarks where the host cannot hold them.
         accuracy_class: The class of all its published runs, ``none`` for no class; None where the placement decides.
         machine_constants: Constants that stand for a rate or time of a machine whose host file states none.
@@ -146,6 +148,7 @@ class Family(Spec):
     batch_per_client: bool = False
     memory_figure: Literal["allocator", "allocators", "device"] = "allocator"
     allocates_as_it_goes: bool = False
+    benchmark_log: bool = False
     beyond_host_memory: tuple[float, float, float] | None = None
     accuracy_class: str | None = None
     machine_constants: tuple[str, ...] = ()

@@ -101,6 +101,7 @@ def test_a_host(typed: str, host: str) -> None:
         ("codellama-7b", "CodeLlama-7b", "16 bit"),
         ("ggml-org/gpt-oss-20b-GGUF:MXFP4", "gpt-oss-20b", "mxfp4"),
         ("unsloth/Qwen3-30B-A3B-GGUF:MXFP4_MOE", "Qwen3-30B-A3B", "mxfp4_gguf"),
+        ("hf.co/unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "Qwen3-30B-A3B", "q4_k_m"),
         ("llama-3.1-8b q4_k_m", "llama-3.1-8b", "q4_k_m"),
         ("hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q8_0", "Llama-3.2-3B", "q8_0"),
         ("https://huggingface.co/Qwen/Qwen2.5-7B-Instruct", "Qwen2.5-7B", "16 bit"),
@@ -113,7 +114,7 @@ def test_a_model_and_its_format(infer: Any, typed: str, model: str, stored: str)
 
 
 @pytest.mark.parametrize(
-    "tagged", ["Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "gpt-oss-20b-GGUF:no-format", "gpt-oss-20b-GGUF:UD-nonsense"]
+    "tagged", ["Qwen3-30B-A3B-GGUF:UD-TQ1_0", "gpt-oss-20b-GGUF:no-format", "gpt-oss-20b-GGUF:UD-nonsense"]
 )
 def test_a_format_of_the_hub_that_is_not_known_is_named(infer: Any, tagged: str) -> None:
     said = infer("--model", f"hf.co/unsloth/{tagged}", "--gpu", "t4").error

@@ -47,7 +47,10 @@ REFUSED = (
     ("plan --model llama-3-8b --max-gpus no", "such as 512 or 1e9"),
     ("policy --model opt-30b --gpu t4 --max-latency 0", "greater than 0"),
     ("infer --model opt-6.7b --gpu t4 --system lia", "a --host whose file states"),
-    ("policy --model opt-30b --gpu t4 --weight-format q4_k_m", "--system llama_cpp, or auto"),
+    (
+        "policy --model opt-30b --gpu t4 --objective throughput --weight-format q4_k_m",
+        "--system llama_cpp, or auto",
+    ),
     ("policy --system llama_cpp --model opt-6.7b --gpu t4 --weight-format zzz", "use auto or one of"),
     ("plan --model llama-3-8b --target ,", 'expected such as "tpot<50ms"'),
     ("sweep --model opt-1.3b --gpu t4 --weight-format fp16,zzz", "use auto or one of"),
