@@ -319,12 +319,18 @@ class StepTimes:
 
     # -- steps with chunks ----------------------------------------------------------------------------------------
 
-    def mixed_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
-        """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here."""
+    def mixed_s(
+        self, chunks: ChunkLengths, batch: int, context: float, ends: int, ahead_s: float = 0.0
+    ) -> float:
+        """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here.
+
+        The host began to launch it ``ahead_s`` before the device was done with the step before; steps of several passes
+        (llama.cpp's) are not launched ahead.
+        """
         seconds = self._once + self._reading + self._each * (batch + len(chunks))
         if self._pass_tokens:
             return seconds + self._passes_s(chunks, batch, context, ends)
-        return seconds + self._mixed_pass_s(chunks, batch, context, ends)
+        return seconds + self._mixed_pass_s(chunks, batch, context, ends, ahead_s)
 
     def chunks_s(self, chunks: ChunkLengths, ends: int) -> float:
         """Seconds of reading ``chunks`` in a step that another model's part is scheduled in."""
@@ -344,7 +350,9 @@ class StepTimes:
                 new, before, room = new - taken, before + taken, room - taken
         return seconds + self._mixed_pass_s(one, batch, context, ends)
 
-    def _mixed_pass_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+    def _mixed_pass_s(
+        self, chunks: ChunkLengths, batch: int, context: float, ends: int, ahead_s: float = 0.0
+    ) -> float:
         """A pass over chunks and decoding sequences, without its scheduling and sampling."""
         device = self._visited_s(chunks, batch, context, ends) if self._slow_chunks else 0.0
         if not self._slow_chunks:
@@ -362,7 +370,7 @@ class StepTimes:
             else:
                 for one in self._mixers:
                     device += self._chunks_s(one, chunks)
-        seconds = self._beside(device, self.launch_s)
+        seconds = self._beside(device, max(self.launch_s - ahead_s, 0.0))
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
@@ -395,7 +403,13 @@ class StepTimes:
         return self._mean_beside(device, host)
 
     def mean_mixed_s(
-        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+        self,
+        prompts: Floats,
+        new: Floats,
+        before: Floats,
+        batch: Floats,
+        context: Floats,
+        ahead_s: Floats | float = 0.0,
     ) -> Floats:
         """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
         read = prompts * new
@@ -411,7 +425,7 @@ class StepTimes:
         # Passes have an equal part of each prompt, at its middle depth.
         part, depth = new / passes, before + (passes - 1.0) / 2 * new / passes
         device += passes * self._mean_chunks_s(prompts, part, depth, batch, context)
-        host = passes * self.launch_s
+        host = np.maximum(passes * self.launch_s - ahead_s, 0.0)
         once = self._once + self._reading
         seconds = np.asarray(self._mean_beside(device, host) + once + self._each * (batch + prompts))
         if self._draft is None:
