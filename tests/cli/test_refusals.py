@@ -89,7 +89,10 @@ REFUSED = (
     (f"infer {GPT} --rate 4", "--rate is of llm-perf simulate"),
     (f"simulate {GPT} --max_concurrency 4", "--max_concurrency is --concurrency here"),
     (f"simulate {GPT} --random-range-ratio 0.5", "--prompt-len uniform:LEAST:MOST"),
-    (f"simulate {GPT} --random-input-len 1000", "--random-input-len is --prompt-len here; sglang.bench_serving draws"),
+    (
+        f"simulate {GPT} --random-input-len 1000",
+        "--random-input-len is --prompt-len here; sglang.bench_serving draws",
+    ),
     (f"simulate {GPT} --random-output 1000", "uniform:1:LENGTH"),
     (f"simulate {GPT} --random-prefix-len 50", "--random-prefix-len is --prefix-len here"),
     (f"infer {GPT} --kv_cache_free_gpu_mem_fraction 0.9", "is --gpu-memory-utilization here"),
