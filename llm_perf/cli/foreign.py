@@ -87,7 +87,9 @@ _VARY: Final = (
     "simulate takes lengths that vary as --prompt-len uniform:LEAST:MOST; sglang.bench_serving draws from RATIO x LENGTH to "
     "LENGTH, vllm bench from (1 - RATIO) to (1 + RATIO) x LENGTH"
 )
-_UP_TO: Final = "sglang.bench_serving draws lengths from 1 up to it unless --random-range-ratio says otherwise: uniform:1:LENGTH"
+_UP_TO: Final = (
+    "sglang.bench_serving draws from 1 up to it unless --random-range-ratio says otherwise: uniform:1:LENGTH"
+)
 _DRAWN_UP_TO: Final = dict.fromkeys(
     ("--random-input-len", "--random-output-len", "--random-input", "--random-output"), _UP_TO
 )

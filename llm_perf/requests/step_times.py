@@ -209,7 +209,6 @@ class StepTimes:
         self._on_cpu = forward if isinstance(forward, CpuForward) else None
         self._slow_chunks = self._on_cpu is None and (bool(constants["unfused_attention"]) or forward.cp > 1)
         self._exponent = overlap_exponent(forward)
-        self._host = [float(one) for one in host_s_by_regime(forward)]
         self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
         self.launch_s = float(host_s_per_pass(forward, prefill=True))  # of a pass with prompts
         self._once = float(step_overhead_s(forward, 0.0))
@@ -240,9 +239,10 @@ class StepTimes:
             *(per_token for _, _, per_token in self._bounded),
         )
         self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
-        regimes = (
-            self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
-        )
+        launches = host_s_by_regime(self.forward, batch)
+        self._host_arrays = [np.insert(_whole(one, batch), [0, len(batch)], [0.0, 0.0]) for one in launches]
+        self._host = [one.tolist() for one in self._host_arrays]  # by the number of sequences, in each regime
+        regimes = (self.forward.context_when(entries, host - whole) for host in launches)
         self._kinks = [np.broadcast_to(one, batch.shape).tolist() for one in regimes]
         self._fixed_kinks = (*self.forward.windows, *graph_kinks(self.forward))
 
@@ -276,7 +276,7 @@ class StepTimes:
         device = self._base[batch] + self._per_token[batch] * context
         for limit, beyond, per_token in self._bounded:
             device += per_token[batch] * (context if context <= limit else beyond)
-        return self._beside(device, self._host[0] if context <= self._eager_from else self._host[1])
+        return self._beside(device, self._host[0 if context <= self._eager_from else 1][batch])
 
     def decode_steps_s(self, batch: int, context: float, count: int) -> float:
         """Seconds of ``count`` such steps in a row, whose contexts grow by a token each."""
@@ -399,7 +399,10 @@ class StepTimes:
 
     def _mean_pass_s(self, batch: Floats, context: Floats) -> Floats:
         device = _between(batch, self._batch_arrays[0]) + self._attended_s(batch, context)
-        host = np.where(context <= self._eager_from, self._host[0], self._host[-1])
+        captured, eager = (
+            one[np.ceil(batch).astype(np.int64)] for one in (self._host_arrays[0], self._host_arrays[-1])
+        )
+        host = np.where(context <= self._eager_from, captured, eager)
         return self._mean_beside(device, host)
 
     def mean_mixed_s(

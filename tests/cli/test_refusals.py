@@ -33,7 +33,10 @@ REFUSED = (
     ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
     (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9; llm-perf simulate takes 1.5 as the mean of many"),
-    ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
+    (
+        "infer --model llama-3-8b --gpu h100-sxm --system sglang@0.4 --enforce-eager",
+        "not known here; it is of ",
+    ),
     (f"infer {GPT} --system llama_cpp --enforce-eager", "systems that do: "),
     (f"infer {GPT} --host '-2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
     (f"infer {GPT} --host '(2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.requests.limits import Limits
@@ -124,6 +125,33 @@ def test_a_launch_that_is_done_while_the_device_works_holds_nothing_up() -> None
     at_once, after = (simulate(asked, load, settings={"sends_after_launch": flag}) for flag in (False, True))
     assert np.array_equal(at_once.first_token_s, after.first_token_s)
     assert np.array_equal(at_once.finished_s, after.finished_s)
+
+
+@pytest.mark.parametrize(("gpu", "largest"), [("l40-48gb", 32), ("h100-sxm", 256)])
+def test_decode_steps_of_more_sequences_than_the_largest_graph_are_steps_without_graphs(
+    gpu: str, largest: int
+) -> None:
+    """Up to it the constant of eager steps is in no answer; beyond, all steps are those of --enforce-eager."""
+    asked = scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu)
+    eager = scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu, enforce_eager=True)
+    free = asked.replace(constants=(("eager_python_us_per_layer", 0.0),))
+    captured, launched, without = (
+        step_times(one, Limits.of(one, rules_of(one), 576)) for one in (asked, eager, free)
+    )
+    for batch in (1, largest, largest + 1, 2 * largest):
+        expected = (without if batch <= largest else launched).decode_s(batch, 300.0)
+        assert captured.decode_s(batch, 300.0) == expected
+        mean = captured.mean_decode_s(np.array([float(batch)]), np.array([300.0]))
+        assert mean[0] == pytest.approx(captured.decode_s(batch, 300.0), rel=1e-12)
+        one, same = (
+            predict_inference(
+                scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu, batch_size=batch, enforce_eager=flag)
+            )
+            for flag in (False, True)
+        )
+        assert one.tpot_s is not None
+        assert same.tpot_s is not None
+        assert (one.tpot_s == same.tpot_s) == (batch > largest)
 
 
 def test_what_was_launched_before_a_step_began_is_a_launch_that_takes_less() -> None:
