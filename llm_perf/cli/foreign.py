@@ -83,7 +83,17 @@ _EVENLY: Final = "layers are divided evenly by --pp-size, over GPUs of one kind"
 _NO_SERVER: Final = "nothing is served, downloaded or run"
 _SAMPLED: Final = "what is sampled takes the same time"
 _DRAWN: Final = "requests are drawn or read from a file; simulate takes --prompt-len, --gen-len, --prefix-len and --requests"
-_VARY: Final = "simulate takes lengths that vary as --prompt-len uniform:LEAST:MOST"
+_VARY: Final = (
+    "simulate takes lengths that vary as --prompt-len uniform:LEAST:MOST; sglang.bench_serving draws from RATIO x LENGTH to "
+    "LENGTH, vllm bench from (1 - RATIO) to (1 + RATIO) x LENGTH"
+)
+_UP_TO: Final = (
+    "sglang.bench_serving draws from 1 up to it unless --random-range-ratio says otherwise: uniform:1:LENGTH"
+)
+_DRAWN_UP_TO: Final = dict.fromkeys(
+    ("--random-input-len", "--random-output-len", "--random-input", "--random-output"), _UP_TO
+)
+"""What is to be known of a flag beside which of ours it is."""
 _WHOLE: Final = "every output is as long as --gen-len says"
 _PRINTED: Final = "mean and percentiles of every latency are printed, and the first line is what was asked"
 _TEXT: Final = "prompts are text; --with-vision counts towers in memory"
@@ -161,7 +171,7 @@ def instead(error: click.NoSuchOption, given: Sequence[str]) -> str | None:
     candidates = (named,) if isinstance(named, str) else named
     here = next((ours for ours in candidates if _known(ours, flags)), None)
     if here is not None:
-        return f"{word} is {here} here"
+        return "; ".join([f"{word} is {here} here", *filter(None, [_DRAWN_UP_TO.get(name)])])
     there = next((ours for ours in (name, *candidates) if _known(ours, of_simulate)), None)
     if there is not None:
         return (

@@ -88,6 +88,7 @@ class Engine:
         self._just_ended = 0  # whose slots the next step does not know to be free
         self._stream_s = times.stream_s / rules.stream_interval  # the frontend's, per token
         self._launch_s = times.launch_s if rules.ahead and rules.sends_after_launch else 0.0
+        self._ahead_s = 0.0  # how long before the next step the host may begin to launch it
         self._refused = False  # the first that waits found no room, in a step that read nothing
         self._backlog_s = self._sent_s = (
             0.0  # what the frontend has to do with tokens that are there, and when that was
@@ -164,7 +165,7 @@ class Engine:
         self._just_ended = len(self.finished) if self.rules.ahead and self._scheduled_s < self.now else 0
         self.finished = []
         if not self._running:  # no step is on its way
-            self._scheduled_s, self._just_ended = self.now, 0
+            self._scheduled_s, self._just_ended, self._ahead_s = self.now, 0, 0.0
             self._ratio = self._ratio if waiting else self._first_ratio
         known = self._scheduled_s if self.rules.ahead else self.now
         every = self.rules.looks_every
@@ -191,7 +192,7 @@ class Engine:
     def step_s(self, step: Step) -> float:
         """Seconds of one step."""
         if step.chunks:
-            return self.times.mixed_s(step.chunks, step.batch, step.context, len(step.ends))
+            return self.times.mixed_s(step.chunks, step.batch, step.context, len(step.ends), self._ahead_s)
         return self.times.decode_s(step.batch, step.context) if step.batch else 0.0
 
     @property
@@ -235,6 +236,8 @@ class Engine:
             self._backlog_s = max(self._backlog_s + work - (end - self._sent_s), 0.0)
             self._sent_s = end
         self._late_s = self._backlog_s + self._launch_late_s(seconds / count)
+        beside = self.rules.launches_beside_decodes and not step.chunks
+        self._ahead_s = end - self._scheduled_s if beside else 0.0
         for request in step.ends:
             self._first(request, end)
         if step.batch:
@@ -248,7 +251,7 @@ class Engine:
         """
         if not self._launch_s or not self._reads_next:
             return 0.0
-        own_s = self._launch_s if self._step.chunks else 0.0
+        own_s = max(self._launch_s - self._ahead_s, 0.0) if self._step.chunks else 0.0
         return max(self._launch_s - max(step_s - own_s, 0.0), 0.0)
 
     @property

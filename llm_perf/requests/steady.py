@@ -160,12 +160,37 @@ class _Tokens(NamedTuple):
         apart_s: Between two of them in the engine.
         first_s: From its arrival to its first one.
         first_late_s, last_late_s: What the first and the last wait to be sent.
+        reads: Steps that read prompts per decode step.
     """
 
     apart_s: Floats
     first_s: Floats
     first_late_s: Floats
     last_late_s: Floats
+    reads: Floats
+
+
+class _Reading(NamedTuple):
+    """Seconds of a decode step and of what prompts add to it.
+
+    Attributes:
+        plain: A decode step with one sequence more.
+        base: One beside which prompts are read; 0 where they go before it.
+        first, each: What prompts add, of the first of a step more than of each, and of each.
+        first_beside, each_beside: The same of a step that was launched while the decode step before it ran.
+    """
+
+    plain: Floats
+    base: Floats
+    first: Floats
+    each: Floats
+    first_beside: Floats
+    each_beside: Floats
+
+    def mean(self, beside: Floats) -> tuple[Floats, Floats]:
+        """``first`` and ``each`` where a share of the steps was launched beside a decode step."""
+        first = self.first + beside * (self.first_beside - self.first)
+        return first, self.each + beside * (self.each_beside - self.each)
 
 
 class _Loop:
@@ -185,11 +210,8 @@ class _Loop:
 
     # -- one step ---------------------------------------------------------------------------------------------
 
-    def _reading(self, others: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Seconds of a decode step with one sequence more, of one beside which prompts are read, and what these add.
-
-        What they add is of the first prompt of a step more than of each, and of each.
-        """
+    def _reading(self, others: Floats) -> _Reading:
+        """Seconds of a decode step with one sequence more, of one beside which prompts are read, and what these add."""
         beside = self.rules.prompts == "beside decodes"
         seen = np.minimum(others + 1.0, self.limits.max_sequences)
         plain = self.times.mean_decode_s(seen, self.context)
@@ -198,12 +220,10 @@ class _Loop:
         chunks = np.ceil(self.prompt / room)
         new = self.prompt / chunks
         before = (chunks - 1.0) / 2 * new
-        alone = self.times.mean_mixed_s(np.ones_like(others), new, before, batch, self.context)
         # A straight line through a step with one prompt and one with as many as come: short ones wait for the host alone.
         arrivals = others / np.maximum(self.gaps, _LEAST)
         come = arrivals / np.maximum(-np.expm1(-arrivals), _LEAST)
         fits = np.minimum(np.maximum(come, 2.0), room / new)
-        several = self.times.mean_mixed_s(fits, new, before, batch, self.context)
         if beside:
             step = self.times.tokens_per_step * self.times.mean_decode_s(
                 np.maximum(others, 1.0), self.context
@@ -211,13 +231,38 @@ class _Loop:
             base = np.where(others > 0, step, 0.0)
         else:
             base = np.zeros_like(plain)
-        first = alone - base
-        # Where no second prompt fits, each takes a step of its own.
-        each = np.where(fits > 1.0, (several - alone) / np.maximum(fits - 1.0, _LEAST), first)
-        each = np.minimum(each, first)
-        return plain, base, (first - each) * chunks, each * chunks
 
-    def _reads(self, plain: Floats, first: Floats, each: Floats, arrivals: Floats, follows: bool) -> Floats:
+        def added(ahead_s: Floats | float) -> tuple[Floats, Floats]:
+            alone = self.times.mean_mixed_s(np.ones_like(others), new, before, batch, self.context, ahead_s)
+            several = self.times.mean_mixed_s(fits, new, before, batch, self.context, ahead_s)
+            first = alone - base
+            # Where no second prompt fits, each takes a step of its own.
+            each = np.where(fits > 1.0, (several - alone) / np.maximum(fits - 1.0, _LEAST), first)
+            each = np.minimum(each, first)
+            return first - each, each
+
+        first, each = added(0.0)
+        first_beside, each_beside = added(plain) if self.rules.launches_beside_decodes else (first, each)
+        # Of a prompt's chunks the first alone follows a decode step.
+        later = chunks - 1.0
+        return _Reading(
+            plain,
+            base,
+            first * chunks,
+            each * chunks,
+            first_beside + later * first,
+            each_beside + later * each,
+        )
+
+    def _beside(self, reads: Floats) -> Floats:
+        """The share of the steps that read prompts that were launched beside a decode step.
+
+        Prompts go before decodes, and steps are scheduled ahead: what a step reads came before the one in front of it began,
+        so that it is not likelier to follow a step of prompts, of which there are ``reads`` per decode step.
+        """
+        return 1.0 / (1.0 + reads) if self.rules.launches_beside_decodes else np.zeros_like(reads)
+
+    def _reads(self, reading: _Reading, arrivals: Floats, follows: bool) -> Floats:
         """Steps that read prompts per decode step, where ``arrivals`` come per decode step and what is read before the next.
 
         Requests that ``follow`` on ends come all at once, with a decode step. Others come at random: a step reads prompts if
@@ -226,15 +271,24 @@ class _Loop:
         alike = -np.expm1(-arrivals)
         if follows:
             return alike
+        plain = reading.plain
+
+        def none_during(reads: Floats, per_s: Floats, share: Floats | float) -> Floats:
+            first, each = reading.mean(np.asarray(share))
+            added = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
+            return np.asarray(np.exp(-np.minimum(per_s * added, _MANY)))
 
         def missing(reads: Floats) -> Floats:
+            beside = self._beside(reads)
+            first, each = reading.mean(beside)
             per_s = arrivals / np.maximum(plain + reads * first + arrivals * each, _LEAST)
-            reading = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
             after_plain = -np.expm1(-per_s * plain)
             if self.rules.prompts == "before decodes":
                 # Each decode step is followed by steps of prompts until none came during the last.
-                return np.asarray(after_plain * np.exp(np.minimum(per_s * reading, _MANY)) - reads)
-            none_after_reading = np.exp(-per_s * (plain + reading))
+                none = beside * none_during(reads, per_s, 1.0) + (1 - beside) * none_during(reads, per_s, 0.0)
+                return np.asarray(after_plain / none - reads)
+            reading_s = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
+            none_after_reading = np.exp(-per_s * (plain + reading_s))
             return np.asarray(after_plain / np.maximum(after_plain + none_after_reading, _LEAST) - reads)
 
         if self.rules.prompts == "before decodes":
@@ -246,9 +300,11 @@ class _Loop:
 
         A request that ``follows`` on the end of another arrives where a step ends, if no frontend delays it.
         """
-        plain, base, first, each = self._reading(others)
-        arrivals = others / np.maximum(self.gaps, _LEAST)
-        reads = self._reads(plain, first, each, arrivals, follows)
+        reading, arrivals = self._reading(others), others / np.maximum(self.gaps, _LEAST)
+        plain, base = reading.plain, reading.base
+        reads = self._reads(reading, arrivals, follows)
+        beside = self._beside(reads)
+        first, each = reading.mean(beside)
         mean = np.maximum(plain + reads * first + arrivals * each, others * self.stream_s)
         added = first + each * np.maximum(arrivals / np.maximum(reads, _LEAST), 1.0)
         # A request arrives within a step, the longer the likelier.
@@ -260,13 +316,15 @@ class _Loop:
         together = arrivals * np.minimum(2 * left / mean, 1.0)
         if follows and self.times.frontend_s == 0:
             left, together = np.zeros_like(left), arrivals
+        busy = np.minimum(others, 1.0)
+        first, each = reading.mean(busy * beside)
         own = base + first + each * (1.0 + together)
         # Where steps are scheduled ahead, one more is on its way already.
         waits = left + step if self.rules.ahead else left
-        whole = self.times.frontend_s + np.minimum(others, 1.0) * waits + own
-        return _Tokens(mean, whole, *self._late(reads, plain, added))
+        whole = self.times.frontend_s + busy * waits + own
+        return _Tokens(mean, whole, *self._late(reads, beside, plain, added), reads)
 
-    def _late(self, reads: Floats, plain: Floats, added: Floats) -> tuple[Floats, Floats]:
+    def _late(self, reads: Floats, beside: Floats, plain: Floats, added: Floats) -> tuple[Floats, Floats]:
         """What a first token and a last one wait for the host, which first launches the next step.
 
         It launches the operations of a step that reads prompts one by one, and steps are scheduled ahead: the next one reads
@@ -275,7 +333,8 @@ class _Loop:
         if not (self.rules.ahead and self.rules.sends_after_launch):
             return np.zeros_like(reads), np.zeros_like(reads)
         launch_s, often = self.times.launch_s, reads / (1.0 + reads)
-        first = often * np.maximum(launch_s - np.maximum(added - launch_s, 0.0), 0.0)
+        own_s = launch_s - beside * np.minimum(plain, launch_s)
+        first = often * np.maximum(launch_s - np.maximum(added - own_s, 0.0), 0.0)
         return first, np.where(self.gaps > 0, often * np.maximum(launch_s - plain, 0.0), first)
 
     # -- the loop closed -----------------------------------------------------------------------------------------
@@ -315,22 +374,23 @@ class _Loop:
     def _served(self, running: Floats) -> Floats:
         """Requests per second with so many running all the time: each is there for its prompt's step and its tokens'."""
         others = np.maximum(running - 1.0, 0.0)
-        _, base, first, each = self._reading(others)
-        mean = self._step(others, follows=True).apart_s
+        reading, tokens = self._reading(others), self._step(others, follows=True)
+        first, each = reading.mean(self._beside(tokens.reads))
+        base, mean = reading.base, tokens.apart_s
         # Prompts follow one another, whoever decodes beside them.
         return np.asarray(np.minimum(running / (base + first + each + self.gaps * mean), 1.0 / each))
 
     def _roof(self) -> Floats:
         """What no order of arrivals exceeds: prompts that share steps perfectly, and every slot always taken."""
         others = np.maximum(self.most - 1.0, 0.0)
-        plain, _, _, each = self._reading(others)
+        reading = self._reading(others)
+        plain, each = reading.plain, np.minimum(reading.each, reading.each_beside)
         arrivals = others / np.maximum(self.gaps, _LEAST)
         return np.asarray(np.minimum(self.most / (each + self.gaps * (plain + arrivals * each)), 1.0 / each))
 
     def read_alone(self) -> float:
         """Prompts per second of full steps that hold nothing else."""
-        _, _, _, each = self._reading(np.zeros_like(self.prompt))
-        return float(1.0 / each[0])
+        return float(1.0 / self._reading(np.zeros_like(self.prompt)).each[0])
 
     def written_alone(self) -> float:
         """Sequences per second of decode steps that nothing interrupts."""

@@ -209,7 +209,6 @@ class StepTimes:
         self._on_cpu = forward if isinstance(forward, CpuForward) else None
         self._slow_chunks = self._on_cpu is None and (bool(constants["unfused_attention"]) or forward.cp > 1)
         self._exponent = overlap_exponent(forward)
-        self._host = [float(one) for one in host_s_by_regime(forward)]
         self._eager_from = constants["graph_max_context"] if len(self._host) > 1 else float("inf")
         self.launch_s = float(host_s_per_pass(forward, prefill=True))  # of a pass with prompts
         self._once = float(step_overhead_s(forward, 0.0))
@@ -240,9 +239,10 @@ class StepTimes:
             *(per_token for _, _, per_token in self._bounded),
         )
         self._batch_arrays = tuple(np.array([*column, column[-1]]) for column in by_batch)
-        regimes = (
-            self.forward.context_when(entries, host - whole) for host in host_s_by_regime(self.forward)
-        )
+        launches = host_s_by_regime(self.forward, batch)
+        self._host_arrays = [np.insert(_whole(one, batch), [0, len(batch)], [0.0, 0.0]) for one in launches]
+        self._host = [one.tolist() for one in self._host_arrays]  # by the number of sequences, in each regime
+        regimes = (self.forward.context_when(entries, host - whole) for host in launches)
         self._kinks = [np.broadcast_to(one, batch.shape).tolist() for one in regimes]
         self._fixed_kinks = (*self.forward.windows, *graph_kinks(self.forward))
 
@@ -276,7 +276,7 @@ class StepTimes:
         device = self._base[batch] + self._per_token[batch] * context
         for limit, beyond, per_token in self._bounded:
             device += per_token[batch] * (context if context <= limit else beyond)
-        return self._beside(device, self._host[0] if context <= self._eager_from else self._host[1])
+        return self._beside(device, self._host[0 if context <= self._eager_from else 1][batch])
 
     def decode_steps_s(self, batch: int, context: float, count: int) -> float:
         """Seconds of ``count`` such steps in a row, whose contexts grow by a token each."""
@@ -319,12 +319,18 @@ class StepTimes:
 
     # -- steps with chunks ----------------------------------------------------------------------------------------
 
-    def mixed_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
-        """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here."""
+    def mixed_s(
+        self, chunks: ChunkLengths, batch: int, context: float, ends: int, ahead_s: float = 0.0
+    ) -> float:
+        """Seconds of a step that reads ``chunks`` beside ``batch`` decoding sequences; ``ends`` of its prompts end here.
+
+        The host began to launch it ``ahead_s`` before the device was done with the step before; steps of several passes
+        (llama.cpp's) are not launched ahead.
+        """
         seconds = self._once + self._reading + self._each * (batch + len(chunks))
         if self._pass_tokens:
             return seconds + self._passes_s(chunks, batch, context, ends)
-        return seconds + self._mixed_pass_s(chunks, batch, context, ends)
+        return seconds + self._mixed_pass_s(chunks, batch, context, ends, ahead_s)
 
     def chunks_s(self, chunks: ChunkLengths, ends: int) -> float:
         """Seconds of reading ``chunks`` in a step that another model's part is scheduled in."""
@@ -344,7 +350,9 @@ class StepTimes:
                 new, before, room = new - taken, before + taken, room - taken
         return seconds + self._mixed_pass_s(one, batch, context, ends)
 
-    def _mixed_pass_s(self, chunks: ChunkLengths, batch: int, context: float, ends: int) -> float:
+    def _mixed_pass_s(
+        self, chunks: ChunkLengths, batch: int, context: float, ends: int, ahead_s: float = 0.0
+    ) -> float:
         """A pass over chunks and decoding sequences, without its scheduling and sampling."""
         device = self._visited_s(chunks, batch, context, ends) if self._slow_chunks else 0.0
         if not self._slow_chunks:
@@ -362,7 +370,7 @@ class StepTimes:
             else:
                 for one in self._mixers:
                     device += self._chunks_s(one, chunks)
-        seconds = self._beside(device, self.launch_s)
+        seconds = self._beside(device, max(self.launch_s - ahead_s, 0.0))
         if self._draft is None:
             return seconds
         drafting = self._drafted * self._draft._pass_s(batch, context) if batch else 0.0
@@ -391,11 +399,20 @@ class StepTimes:
 
     def _mean_pass_s(self, batch: Floats, context: Floats) -> Floats:
         device = _between(batch, self._batch_arrays[0]) + self._attended_s(batch, context)
-        host = np.where(context <= self._eager_from, self._host[0], self._host[-1])
+        captured, eager = (
+            one[np.ceil(batch).astype(np.int64)] for one in (self._host_arrays[0], self._host_arrays[-1])
+        )
+        host = np.where(context <= self._eager_from, captured, eager)
         return self._mean_beside(device, host)
 
     def mean_mixed_s(
-        self, prompts: Floats, new: Floats, before: Floats, batch: Floats, context: Floats
+        self,
+        prompts: Floats,
+        new: Floats,
+        before: Floats,
+        batch: Floats,
+        context: Floats,
+        ahead_s: Floats | float = 0.0,
     ) -> Floats:
         """`mixed_s` of ``prompts`` chunks of ``new`` tokens after ``before``, which all end, beside ``batch``; as arrays."""
         read = prompts * new
@@ -411,7 +428,7 @@ class StepTimes:
         # Passes have an equal part of each prompt, at its middle depth.
         part, depth = new / passes, before + (passes - 1.0) / 2 * new / passes
         device += passes * self._mean_chunks_s(prompts, part, depth, batch, context)
-        host = passes * self.launch_s
+        host = np.maximum(passes * self.launch_s - ahead_s, 0.0)
         once = self._once + self._reading
         seconds = np.asarray(self._mean_beside(device, host) + once + self._each * (batch + prompts))
         if self._draft is None:

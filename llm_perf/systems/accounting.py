@@ -88,6 +88,7 @@ class MemoryRules(Spec):
         whole_prompts: A step takes at least one whole prompt (no chunked prefill).
         max_num_seqs: Sequences that run at once at most; None for no such limit.
         graph_sequences: Sequences of the largest captured graph, by the number of tensor ranks: the last step not above it.
+            Decode steps of more are launched operation by operation.
         hidden_vectors, ffn_vectors: Hidden states and inner widths of a gated block per token that are live at once.
         sampler_bytes: Bytes per logit at the peak of sampling.
         sampler_hidden_vectors: Hidden states per token that are live while the engine samples.
@@ -147,14 +148,18 @@ class MemoryRules(Spec):
         tracks = not self.tracks_on or bool(set(self.tracks_on) & set(gpu.device))
         return self.states_per_sequence + self.tracked_states * tracks
 
+    def largest_graph(self, scenario: Scenario) -> int | None:
+        """Sequences of the largest captured graph; None where that is not known to be bounded."""
+        by_ranks = self.graph_sequences
+        return _last_step(by_ranks, scenario.parallelism.tp_size).on(scenario.gpu) if by_ranks else None
+
     def utilization(self, scenario: Scenario, tokens: int) -> float:
         """The engine's default for a scenario."""
         p = scenario.parallelism
         if self.gpu_memory_utilization is not None:
             return self.gpu_memory_utilization
         if self.utilization_leaves is not None:
-            by_ranks = self.graph_sequences
-            graphs = _last_step(by_ranks, p.tp_size).on(scenario.gpu) if by_ranks else 0
+            graphs = self.largest_graph(scenario) or 0
             return self.utilization_leaves.share(scenario.gpu, tokens, graphs, p.tp_size * p.pp_size)
         return _last_step(self.utilization_by_ranks, p.tp_size)
 

@@ -11,10 +11,12 @@ from functools import lru_cache
 
 from llm_perf.config.formats import MatrixFormat
 from llm_perf.config.model import ModelConfig
+from llm_perf.config.scenario import Scenario
 from llm_perf.counts.arrays import Number, is_array, maximum, where
 from llm_perf.counts.linears import layer_linears
 from llm_perf.hardware.roofline import p_norm
 from llm_perf.systems.eager_operations import composed_mixtures, eager_operations, scans
+from llm_perf.systems.families import memory_rules
 from llm_perf.systems.forward import Forward
 from llm_perf.systems.terms import Factor, Terms, joined, one_term
 
@@ -22,16 +24,19 @@ _KERNELS_BESIDE_LAYER = 5
 _KERNELS_OF_TENSOR_RANKS = 2
 
 
-def host_s_per_pass(forward: Forward, context: Number | None = None, prefill: bool = False) -> Number:
+def host_s_per_pass(
+    forward: Forward, context: Number | None = None, prefill: bool = False, sequences: Number | None = None
+) -> Number:
     """Seconds that the host needs to launch one pass: kernels, Python, modules of quantised weights, loops over experts.
 
     Beyond ``graph_max_context`` tokens of ``context`` a stack that replays captured graphs runs eagerly, and so it does in
-    ``prefill``, whose lengths are not captured, and always with ``enforce_eager``.
+    ``prefill``, whose lengths are not captured, with more ``sequences`` than its largest graph has, and always with
+    ``enforce_eager``.
     """
     c = forward.constants
     kernels = c["kernels_per_layer"] + _KERNELS_BESIDE_LAYER
     kernels += _KERNELS_OF_TENSOR_RANKS if forward.tp > 1 else 0
-    per_layer = kernels * c["launch_us"] + _python_us_per_layer(forward, context, prefill)
+    per_layer = kernels * c["launch_us"] + _python_us_per_layer(forward, context, prefill, sequences)
     seconds = forward.model.num_layers * per_layer * 1e-6
     modules = _quantised_modules(forward) * _module_us(forward) + _experts(forward) * c["expert_loop_us"]
     if prefill and c["prefill_operation_us"] > 0:
@@ -57,7 +62,9 @@ def _has_fp8_modules(forward: Forward) -> bool:
     return any(row.kernels == "fp8" for rows in _format_rows(forward) for row in rows)
 
 
-def _python_us_per_layer(forward: Forward, context: Number | None, prefill: bool) -> Number:
+def _python_us_per_layer(
+    forward: Forward, context: Number | None, prefill: bool, sequences: Number | None
+) -> Number:
     c, always = forward.constants, forward.scenario.workload.enforce_eager
     captured, eager = c["python_us_per_layer"], c["eager_python_us_per_layer"]
     if prefill:
@@ -66,9 +73,19 @@ def _python_us_per_layer(forward: Forward, context: Number | None, prefill: bool
         return max(captured, launched, c["prefill_python_us_per_layer"])
     if always:
         return max(captured, eager)
+    found: Number = captured
+    largest = largest_graph(forward.scenario)
+    if sequences is not None and largest is not None:
+        found = where(sequences > largest, max(captured, eager), captured)
     if context is None or c["graph_max_context"] <= 0:
-        return captured
-    return where(context > c["graph_max_context"], max(captured, eager), captured)
+        return found
+    return where(context > c["graph_max_context"], max(captured, eager), found)
+
+
+def largest_graph(scenario: Scenario) -> int | None:
+    """Sequences of an engine's largest captured graph; None where that is not known to be bounded."""
+    rules = memory_rules(scenario.system, scenario.system_version)
+    return None if rules is None else rules.largest_graph(scenario)
 
 
 def graph_kinks(forward: Forward) -> tuple[float, ...]:
@@ -77,10 +94,10 @@ def graph_kinks(forward: Forward) -> tuple[float, ...]:
     return (limit,) if limit > 0 and not forward.scenario.workload.enforce_eager else ()
 
 
-def host_s_by_regime(forward: Forward) -> tuple[Number, ...]:
+def host_s_by_regime(forward: Forward, sequences: Number | None = None) -> tuple[Number, ...]:
     """Host seconds of a decode step in each way in which it may run: captured, and eagerly if there is such a context."""
     return tuple(
-        host_s_per_pass(forward, context)
+        host_s_per_pass(forward, context, sequences=sequences)
         for context in (None, *(limit + 1.0 for limit in graph_kinks(forward)))
     )
 
@@ -122,10 +139,14 @@ def _format_rows(forward: Forward) -> tuple[tuple[MatrixFormat, ...], ...]:
 
 
 def exposed_host_s(
-    forward: Forward, device_s: Number, context: Number | None = None, prefill: bool = False
+    forward: Forward,
+    device_s: Number,
+    context: Number | None = None,
+    prefill: bool = False,
+    sequences: Number | None = None,
 ) -> Number:
     """What the host adds to a pass on the device: together they take the longer one, rounded where both are alike."""
-    host_s = host_s_per_pass(forward, context, prefill)
+    host_s = host_s_per_pass(forward, context, prefill, sequences)
     together = p_norm(device_s, host_s, overlap_exponent(forward))
     return maximum(together - device_s, 0.0)
 

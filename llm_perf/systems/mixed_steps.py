@@ -29,6 +29,6 @@ def step_s(
     costs, attention = forward.mixed_step(chunks, batch, ends)
     device = costs.total_s + forward.attention_s(attention, context)
     prefill = len(chunks) > 0
-    exposed = exposed_host_s(forward, device, None if prefill else context, prefill)
+    exposed = exposed_host_s(forward, device, None if prefill else context, prefill, batch)
     sequences = batch + sum((chunk.sequences for chunk in chunks), 0.0)
     return device + exposed + step_overhead_s(forward, sequences)

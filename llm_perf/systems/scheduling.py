@@ -89,6 +89,8 @@ class SchedulerRules(Spec):
             what takes the place of a sequence that ends.
         sends_after_launch: Tokens of a step are sent when the host has launched the next one: where that reads prompts, whose
             operations are launched one by one, they wait for it.
+        launches_beside_decodes: The host launches a step that reads prompts while the decode step before it runs, so that it
+            has that long before the device could begin; of engines that read prompts before decodes.
         waits: Prompts are held back; None where they are read as soon as there is room.
         balance: How replicas that share their experts read prompts together; None where each reads what it has.
         stream_interval: Tokens of a request that are sent to its client at once.
@@ -117,6 +119,7 @@ class SchedulerRules(Spec):
     new_token_ratio: NewTokenRatio | None = None
     ahead: bool = False
     sends_after_launch: bool = False
+    launches_beside_decodes: bool = False
     waits: Waits | None = None
     balance: Balance | None = None
     looks_every: PositiveInt = 1

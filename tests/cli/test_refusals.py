@@ -33,7 +33,10 @@ REFUSED = (
     ("train --model llama-3-8b --gpu b200 --power-limit-w 1", "rated power"),
     ("infer --model llama-3-8b --gpu zzz", "llm-perf gpus list"),
     (f"infer {GPT} --prompt-len 1.5", "such as 512 or 1e9; llm-perf simulate takes 1.5 as the mean of many"),
-    ("infer --model llama-3-8b --gpu h100-sxm --system sglang --enforce-eager", "it is of vllm@0.15"),
+    (
+        "infer --model llama-3-8b --gpu h100-sxm --system sglang@0.4 --enforce-eager",
+        "not known here; it is of ",
+    ),
     (f"infer {GPT} --system llama_cpp --enforce-eager", "systems that do: "),
     (f"infer {GPT} --host '-2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
     (f"infer {GPT} --host '(2x epyc-9354'", "give epyc-9354, or 2x epyc-9354 to 8x"),
@@ -92,6 +95,11 @@ REFUSED = (
     (f"infer {GPT} --rate 4", "--rate is of llm-perf simulate"),
     (f"simulate {GPT} --max_concurrency 4", "--max_concurrency is --concurrency here"),
     (f"simulate {GPT} --random-range-ratio 0.5", "--prompt-len uniform:LEAST:MOST"),
+    (
+        f"simulate {GPT} --random-input-len 1000",
+        "--random-input-len is --prompt-len here; sglang.bench_serving draws",
+    ),
+    (f"simulate {GPT} --random-output 1000", "uniform:1:LENGTH"),
     (f"simulate {GPT} --random-prefix-len 50", "--random-prefix-len is --prefix-len here"),
     (f"infer {GPT} --kv_cache_free_gpu_mem_fraction 0.9", "is --gpu-memory-utilization here"),
     (f"train {GPT} --per_device_train_batch_size 1", "is --micro-batch-size here"),

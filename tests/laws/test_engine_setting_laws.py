@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.scenario import Scenario
 from llm_perf.requests.limits import Limits
@@ -124,6 +125,87 @@ def test_a_launch_that_is_done_while_the_device_works_holds_nothing_up() -> None
     at_once, after = (simulate(asked, load, settings={"sends_after_launch": flag}) for flag in (False, True))
     assert np.array_equal(at_once.first_token_s, after.first_token_s)
     assert np.array_equal(at_once.finished_s, after.finished_s)
+
+
+@pytest.mark.parametrize(("gpu", "largest"), [("l40-48gb", 32), ("h100-sxm", 256)])
+def test_decode_steps_of_more_sequences_than_the_largest_graph_are_steps_without_graphs(
+    gpu: str, largest: int
+) -> None:
+    """Up to it the constant of eager steps is in no answer; beyond, all steps are those of --enforce-eager."""
+    asked = scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu)
+    eager = scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu, enforce_eager=True)
+    free = asked.replace(constants=(("eager_python_us_per_layer", 0.0),))
+    captured, launched, without = (
+        step_times(one, Limits.of(one, rules_of(one), 576)) for one in (asked, eager, free)
+    )
+    for batch in (1, largest, largest + 1, 2 * largest):
+        expected = (without if batch <= largest else launched).decode_s(batch, 300.0)
+        assert captured.decode_s(batch, 300.0) == expected
+        mean = captured.mean_decode_s(np.array([float(batch)]), np.array([300.0]))
+        assert mean[0] == pytest.approx(captured.decode_s(batch, 300.0), rel=1e-12)
+        one, same = (
+            predict_inference(
+                scenario("sglang@0.5", model="qwen3-0.6b", gpu=gpu, batch_size=batch, enforce_eager=flag)
+            )
+            for flag in (False, True)
+        )
+        assert one.tpot_s is not None
+        assert same.tpot_s is not None
+        assert (one.tpot_s == same.tpot_s) == (batch > largest)
+
+
+def test_what_was_launched_before_a_step_began_is_a_launch_that_takes_less() -> None:
+    """An equality: so much earlier is so much less to launch, and a launch that is done leaves the device alone."""
+    asked = scenario("sglang@0.5").replace(constants=(("prefill_operation_us", 200.0),))
+    less = asked.replace(constants=(("prefill_operation_us", 150.0),))
+    free = asked.replace(
+        constants=(("prefill_operation_us", 0.0), ("launch_us", 0.0), ("python_us_per_layer", 0.0))
+    )
+    times, shorter, none = (
+        step_times(one, Limits.of(one, rules_of(one), 576)) for one in (asked, less, free)
+    )
+    assert none.launch_s == 0.0
+    ahead_s = times.launch_s - shorter.launch_s
+    assert ahead_s > 0
+    for chunks in ([(512, 0)], [(100, 0), (300, 200)], [(4000, 0)]):
+        expected = shorter.mixed_s(chunks, 0, 0.0, len(chunks))
+        assert times.mixed_s(chunks, 0, 0.0, len(chunks), ahead_s) == pytest.approx(expected, rel=1e-12)
+        device_s = none.mixed_s(chunks, 0, 0.0, len(chunks))
+        for done_s in (times.launch_s, 2 * times.launch_s):
+            assert times.mixed_s(chunks, 0, 0.0, len(chunks), done_s) == pytest.approx(device_s, rel=1e-12)
+    one, new = np.ones(3), np.array([100.0, 512.0, 4000.0])
+    sooner = times.mean_mixed_s(one, new, 0 * one, 0 * one, one, ahead_s * one)
+    assert sooner == pytest.approx(shorter.mean_mixed_s(one, new, 0 * one, 0 * one, one), rel=1e-12)
+
+
+def test_prompts_behind_a_decode_step_are_launched_beside_it_and_those_behind_prompts_are_not() -> None:
+    asked = scenario("sglang@0.5", max_num_batched_tokens=1024)
+    asked = asked.replace(constants=(("prefill_operation_us", 200.0), ("stream_us", 0.0)))
+    load = Requests.of([0.0, 1.0, 1.0, 1.0], 1024, 2000)  # three behind one that decodes, one to a step
+    at_once, beside = (
+        simulate(asked, load, settings={"launches_beside_decodes": flag}) for flag in (False, True)
+    )
+    times = step_times(asked, Limits.of(asked, rules_of(asked), 3024))
+    reads = np.flatnonzero(beside.steps.prefill_tokens > 0)
+    assert len(reads) == 4
+    alone = times.mixed_s([(1024, 0)], 0, 0.0, 1)
+    durations = beside.steps.duration_s[reads]
+    assert durations[[0, 2, 3]] == pytest.approx(
+        alone, rel=1e-12
+    )  # an idle engine's first, and two behind prompts
+    before_s = beside.steps.duration_s[reads[1] - 1] / beside.steps.count[reads[1] - 1]
+    assert durations[1] < alone
+    assert durations[1] == pytest.approx(times.mixed_s([(1024, 0)], 0, 0.0, 1, before_s), rel=1e-3)
+    assert at_once.steps.duration_s[at_once.steps.prefill_tokens > 0] == pytest.approx(alone, rel=1e-12)
+
+
+def test_one_request_at_a_time_has_no_step_to_be_launched_beside() -> None:
+    asked = scenario("sglang@0.5")
+    load = Requests.of(np.zeros(6), 512, 64, concurrency=1)
+    at_once, beside = (
+        simulate(asked, load, settings={"launches_beside_decodes": flag}) for flag in (False, True)
+    )
+    assert np.array_equal(at_once.finished_s, beside.finished_s)
 
 
 def replicas(balance: Balance | None, concurrency: int, seed: int = 2) -> Outcome:

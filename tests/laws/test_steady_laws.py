@@ -71,6 +71,21 @@ def test_host_bound_prompts_that_come_while_others_are_read_are_read_next(share:
     assert float(found.ttft_s) == pytest.approx(ttft, rel=0.04)
 
 
+@pytest.mark.parametrize(("lengths", "concurrency"), [((512, 128), 16), ((500, 500), 64), ((2000, 200), 16)])
+def test_the_steady_state_launches_prompts_beside_decode_steps_as_the_simulation_does(
+    lengths: tuple[int, int], concurrency: int
+) -> None:
+    """Of 94 layers with experts the host launches a prompt for longer than three decode steps take."""
+    asked = scenario("sglang@0.5", model="qwen3-235b-a22b", gpu="h200", num_gpus=8, tp_size=8)
+    rng, count = np.random.default_rng(0), 20 * concurrency
+    prompt, output = (around(one, count, rng) for one in lengths)
+    requests = Requests.of(np.zeros(count), prompt, output, concurrency=concurrency)
+    ttft, tpot = means(requests, asked, 3 * concurrency)
+    found = SteadyState(asked, 4000).at(*lengths, concurrency=concurrency)
+    assert float(found.tpot_s) == pytest.approx(tpot, rel=0.025)
+    assert float(found.ttft_s) == pytest.approx(ttft, rel=0.08)
+
+
 def test_an_engine_whose_arrivals_fill_it_decodes_as_one_that_is_full() -> None:
     """A request that waits for a slot is read where another ends, so that a token never takes longer than then."""
     state = SteadyState(scenario("sglang@0.5"), 4000)

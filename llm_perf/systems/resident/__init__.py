@@ -341,7 +341,7 @@ class Decode:
             *forward.windows,
             *(
                 forward.context_when(self.attention, host_s - self.base_s)
-                for host_s in host_s_by_regime(forward)
+                for host_s in host_s_by_regime(forward, self.part)
             ),
             *graph_kinks(forward),
         )
@@ -350,7 +350,7 @@ class Decode:
             if not is_array(context):
                 nodes.append((context, weight))
             attention_s = forward.attention_s(self.attention, context)
-            exposed = exposed_host_s(forward, self.base_s + attention_s, context)
+            exposed = exposed_host_s(forward, self.base_s + attention_s, context, sequences=self.part)
             attended_s = attended_s + weight * attention_s
             exposed_s = exposed_s + weight * exposed
             if self.draft is not None:
@@ -400,7 +400,8 @@ class Decode:
         busy = {name: passes * seconds for name, seconds in self.constant.busy_s.items()}
         add_attention_busy(busy, self.attention, attended_s)
         context = self.load.prompt_len + self.load.gen_len / 2
-        busy["host"] = passes * (host_s_per_pass(self.forward, context) + self.overhead_s)
+        launching_s = host_s_per_pass(self.forward, context, sequences=self.part)
+        busy["host"] = passes * (launching_s + self.overhead_s)
         return PhaseCost(passes * self.base_s + attended_s + framework_s, parts, busy, terms=terms)
 
     @staticmethod
