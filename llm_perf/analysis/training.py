@@ -283,6 +283,12 @@ def _warnings(
         found.append(
             f"the training efficiencies of {gpu.name} are assumed from its inference kernels, not measured"
         )
+    p = scenario.parallelism
+    if framework.pipeline_stage is not None and p.pp_size > 1 and p.dp_size > 1:
+        found.append(
+            f"beside a pipeline {framework.name} keeps a stage's weights and gradients whole until its last micro-batch, as "
+            f"ds_zero {framework.pipeline_stage} does"
+        )
     if scenario.plan.mtp_depth:
         found.append(
             "blocks of multi-token prediction are in the time, neither in the memory nor in the model's FLOPs"

@@ -1,0 +1,41 @@
+"""Laws of what a framework does where nobody says otherwise: sharding beside a pipeline, messages beside products."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_perf.analysis.training import predict_training
+from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.errors import SpecError
+
+
+def predicted(**fields):
+    asked = {"gpu": "h100-sxm-80gb", "num_gpus": 8, "micro_batch_size": 1, "global_batch_size": 64}
+    return predict_training(build_training_scenario(TrainingInputs(**asked | fields)))
+
+
+@pytest.mark.parametrize("framework", ["fsdp", "torchtitan", "automodel"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_full_sharding_beside_a_pipeline_is_the_first_stage(framework, stage):
+    fields = {"model": "llama-3.1-70b", "framework": framework, "num_nodes": 4, "pp_size": 4}
+    shared, first = predicted(**fields, ds_zero=stage), predicted(**fields, ds_zero=1)
+    assert shared.step_time_s == first.step_time_s
+    assert shared.memory.gpu == first.memory.gpu
+    assert any("until its last micro-batch" in text for text in shared.warnings)
+
+
+def test_a_framework_that_shares_each_micro_batch_goes_with_no_pipeline():
+    with pytest.raises(SpecError, match="only stages 0 and 1 go with it"):
+        predicted(model="llama-3-8b", framework="deepspeed", pp_size=2, ds_zero=3)
+
+
+@pytest.mark.parametrize(
+    ("framework", "model", "tp", "overlaps"),
+    [("megatron_bridge", "llama-3.1-70b", 4, True), ("megatron_bridge", "llama-3.1-70b", 1, False),
+     ("megatron_bridge", "qwen3-235b-a22b", 2, False), ("megatron", "llama-3.1-70b", 4, False)],
+)  # fmt: skip
+def test_recipes_of_dense_models_hide_tensor_messages_behind_products(framework, model, tp, overlaps):
+    fields = {"model": model, "framework": framework, "gpu": "h100-sxm-80gb", "num_gpus": 8, "tp_size": tp}
+    assert build_training_scenario(TrainingInputs(**fields)).plan.tp_comm_overlap is overlaps
+    given = build_training_scenario(TrainingInputs(**fields, tp_comm_overlap=not overlaps)).plan
+    assert given.tp_comm_overlap is not overlaps
