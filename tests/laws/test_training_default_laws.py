@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from llm_perf.analysis.training import predict_training
 from llm_perf.analysis.training_request import TrainingInputs, build_training_scenario
+from llm_perf.analysis.tuning_intervals import tuning_width
 from llm_perf.errors import SpecError
 
 
@@ -39,3 +42,27 @@ def test_recipes_of_dense_models_hide_tensor_messages_behind_products(framework,
     assert build_training_scenario(TrainingInputs(**fields)).plan.tp_comm_overlap is overlaps
     given = build_training_scenario(TrainingInputs(**fields, tp_comm_overlap=not overlaps)).plan
     assert given.tp_comm_overlap is not overlaps
+
+
+@pytest.mark.parametrize(
+    ("fields", "quantity"),
+    [({"framework": "megatron_bridge", "model": "llama-3.1-70b", "tp_size": 4, "num_nodes": 8}, "step"),
+     ({"framework": "torchtitan", "model": "llama-3-8b", "precision": "fp8"}, "step"),
+     ({"framework": "torchtune", "model": "llama-3-8b", "lora_rank": 16}, "time"),
+     ({"framework": "fsdp", "model": "llama-3-8b", "num_gpus": 1, "micro_batch_size": 1}, "step")],
+)  # fmt: skip
+def test_a_training_like_no_run_of_its_framework_is_as_wide_as_frameworks_are_unfitted(fields, quantity):
+    found = predicted(**fields)
+    low, high = found.interval.total_s
+    assert low < found.step_time_s < high
+    assert math.log(high / found.step_time_s) == pytest.approx(tuning_width(quantity).width, rel=1e-6)
+    assert "no published run" in found.interval.method
+
+
+def test_a_job_beyond_all_published_ones_has_a_wider_interval():
+    fields = {"framework": "torchtitan", "model": "llama-3-8b", "global_batch_size": None}
+    within, beyond, far = (
+        predicted(**fields, num_nodes=nodes, gradient_accumulation_steps=1) for nodes in (8, 1024, 1024**2)
+    )
+    assert within.interval.total_factor < beyond.interval.total_factor < far.interval.total_factor
+    assert within.interval.outside == 1 < beyond.interval.outside
