@@ -87,7 +87,13 @@ class TrainingResult(Result):
         return self.step.explained()
 
     def _find_interval(self) -> Found:
-        return training_interval(self.scenario, self.step_time_s)
+        return training_interval(self.scenario, self.step_time_s, self.launches_s)
+
+    @property
+    def launches_s(self) -> float:
+        """Seconds of the step that wait for launches which the framework could make as CUDA graphs, and is not asked to."""
+        graphed = self.scenario.plan.cuda_graphs != "none" or not self.software.graphs
+        return 0.0 if graphed or not self.scenario.model.routes else self.breakdown_s.get("framework", 0.0)
 
     @property
     def memory_interval_bytes(self) -> tuple[float, float]:

@@ -66,3 +66,19 @@ def test_a_job_beyond_all_published_ones_has_a_wider_interval():
     )
     assert within.interval.total_factor < beyond.interval.total_factor < far.interval.total_factor
     assert within.interval.outside == 1 < beyond.interval.outside
+
+
+def test_a_mixture_of_unstated_graphs_may_be_as_quick_as_one_with_them():
+    fields = {"framework": "megatron", "model": "qwen3-235b-a22b", "gpu": "gb200", "num_gpus": 64, "ep_size": 64,
+              "ds_zero": 1, "precision": "mxfp8"}  # fmt: skip
+    eager, graphed = predicted(**fields), predicted(**fields, cuda_graphs="iteration")
+    assert graphed.step_time_s < eager.step_time_s / 1.5
+    low, high = eager.interval.total_s
+    assert low == pytest.approx((eager.step_time_s - eager.launches_s) * eager.step_time_s / high, rel=1e-9)
+    assert low < graphed.step_time_s
+    assert graphed.launches_s == 0
+    assert "CUDA graphs" not in graphed.interval.method
+
+
+def test_a_dense_model_waits_for_no_launch_of_experts():
+    assert predicted(framework="megatron", model="llama-3-8b").launches_s == 0
