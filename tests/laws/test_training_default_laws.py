@@ -82,3 +82,22 @@ def test_a_mixture_of_unstated_graphs_may_be_as_quick_as_one_with_them():
 
 def test_a_dense_model_waits_for_no_launch_of_experts():
     assert predicted(framework="megatron", model="llama-3-8b").launches_s == 0
+
+
+def test_inputs_of_eight_bit_products_are_kept_in_eight_bits():
+    """Llama 3 8B by hand: of hidden twice, attention's result and the inner width a byte each is left, on 32 layers."""
+    fields = {"model": "llama-3-8b", "seq_len": 8192, "num_gpus": 1}
+    wide, narrow = (
+        predicted(**fields, framework="megatron", precision=p).memory.gpu.activations_bytes
+        for p in ("bf16", "fp8")
+    )
+    assert wide - narrow == 32 * 8192 * (3 * 4096 + 14336)
+    eager = [predicted(**fields, framework="torchtitan", precision=p).memory.gpu for p in ("bf16", "fp8")]
+    assert eager[0].activations_bytes == eager[1].activations_bytes
+
+
+def test_inputs_that_are_computed_again_are_not_kept_narrower():
+    fields = {"model": "llama-3-8b", "framework": "megatron", "num_gpus": 1}
+    for again in ({"activation_recomputation": 4}, {"lora_rank": 16}):
+        wide, narrow = (predicted(**fields, **again, precision=p).memory.gpu for p in ("bf16", "fp8"))
+        assert wide.activations_bytes == narrow.activations_bytes
