@@ -112,8 +112,9 @@ class Footprint(State):
         if saved <= 0 or plan.lora_rank or not self.constants["narrow_inputs_kept"]:
             return 0.0
         widths = activation_widths(self.model, group, self.p.tp_size)
-        elements = widths.hidden / self.p.sp_size + widths.context
-        if plan.mlp_activation_quant_bits is None and not {"moe", "mlp"} & set(plan.recompute_modules):
+        elements = widths.hidden / self.p.sp_size + widths.context if widths.heads else 0.0
+        blocks = bool(group.mlp.ffn_size) and plan.mlp_activation_quant_bits is None
+        if blocks and not {"moe", "mlp"} & set(plan.recompute_modules):
             elements += widths.hidden * (widths.experts or 1 / self.p.sp_size)
             again = plan.mlp_recompute_gelu or "moe_act" in plan.recompute_modules
             elements += 0.0 if again else widths.ffn
