@@ -235,7 +235,7 @@ def _of_any_framework(question: _Question, step_s: float, missing: str) -> Found
         covered, {name: max(size, covered[name].low) for name, size in question.sizes.items()}
     )
     whose = "published runs of fine-tuning" if question.options else "published runs of training"
-    method = f"{missing}: {whose}, predicted without what was set for their framework, each held against the others"
+    method = f"{whose}, predicted without what was set for their framework, each held against the others; {missing}"
     width, coverage = known.width * grown, known.coverage
     if question.maker not in known.makers:
         method += f"; none on a device of {question.maker or UNNAMED_MAKER}"
