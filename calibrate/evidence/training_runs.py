@@ -218,7 +218,7 @@ def training_scenario_of(run: TrainingRun, model: ModelConfig | None = None) -> 
         gpu=gpu,
         host=host,
         framework=framework.name,
-        plan=_plan(run, framework),
+        plan=_plan(run, framework, not described.routes),
         parallelism=parallelism,
         num_nodes=fewest_nodes(run.num_gpus, host.gpus_per_node),
         allow_long_context=True,  # the tables print what ran
@@ -233,7 +233,7 @@ def _sequence_parallel(run: TrainingRun, framework: Framework) -> int:
     return run.tp
 
 
-def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
+def _plan(run: TrainingRun, framework: Framework, dense: bool) -> TrainingPlan:
     stage = int(framework.defaults.get("ds_zero", 0))
     if run.pp > 1:  # what a pipeline allows: weights and gradients of all micro-batches stay
         stage = min(stage, 1)
@@ -241,7 +241,7 @@ def _plan(run: TrainingRun, framework: Framework) -> TrainingPlan:
         stage = 3
     elif stated := re.search(r"zero-(\d)", run.sharding.lower()):
         stage = int(stated[1])
-    fields = framework.defaults_at(stage, run.tp) | {"ds_zero": stage}
+    fields = framework.defaults_at(stage, run.tp, dense) | {"ds_zero": stage}
     precision = _PRECISIONS.get(run.precision.lower(), run.precision.lower())
     return TrainingPlan(
         **fields

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
 from calibrate.evidence.ratios import gm
 from calibrate.evidence.tuning_rows import TuningCase, TuningRun, load_table, memory_of
-from calibrate.fit.intervals import held_width, of_rows
+from calibrate.fit.intervals import held_width, of_equal_groups, of_rows
+from calibrate.validate.scoreboard import validate
 from calibrate.validate.training_questions import question_lines
+from calibrate.validate.training_transfer import training_cases, training_without_fits
 from llm_perf.analysis.training import predict_training
 from llm_perf.config.loading import get_gpu_config_by_name
 from llm_perf.config.training import TrainingScenario
@@ -143,9 +145,12 @@ def verdicts(table: Literal["finetuning", "b200"] = "finetuning") -> dict[str, i
 # -- widths of intervals ---------------------------------------------------------------------------------------------------
 
 
-def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
-    """The width of all groups, at the level at which each group falls into what the others say in nine of ten rows."""
-    found = held_width(groups, of_rows)
+def width_by_groups(groups: dict[str, list[float]], equal: bool = False) -> dict[str, Any]:
+    """The width of all groups, at the level at which each group falls into what the others say in nine of ten rows.
+
+    ``equal``: each group has the same weight, however many rows it has.
+    """
+    found = held_width(groups, of_equal_groups if equal else of_rows)
     return {
         "width": round(found.width, 4),
         "groups": len(groups),
@@ -157,8 +162,8 @@ def width_by_groups(groups: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def widths() -> dict[str, dict[str, Any]]:
-    """Widths of memory and time, each framework left out in turn."""
-    found = {}
+    """Widths of memory, of fine-tuning's time and of any training's step, each framework left out in turn."""
+    found: dict[str, dict[str, Any]] = {}
     for quantity in ("memory", "time"):
         groups: dict[str, list[float]] = defaultdict(list)
         makers: set[str] = set()
@@ -169,7 +174,20 @@ def widths() -> dict[str, dict[str, Any]]:
                     groups[row.framework].append(abs(math.log(row.left_out / row.measured)))
                     makers.add(get_gpu_config_by_name(row.gpu).maker)
         found[quantity] = width_by_groups(groups) | {"makers": sorted(makers)}
+    for case, ratio in _unfitted_steps():
+        groups[case.framework].append(abs(math.log(ratio)))
+        makers.add(case.gpu.maker)
+    found["step"] = width_by_groups(groups, equal=True) | {"makers": sorted(makers)}
     return found
+
+
+def _unfitted_steps() -> Iterator[tuple[TrainingScenario, float]]:
+    """Published trainings with predicted over measured time of a step, without anything that was fitted to whole runs."""
+    shipped = validate("training")
+    scenarios = {case.compared.run.row_id: case.scenario for case in training_cases(shipped)}
+    for row in training_without_fits(shipped).rows:
+        if row.predicted is not None:
+            yield scenarios[row.run.row_id], row.predicted / row.bound
 
 
 def widths_text() -> str:
@@ -177,7 +195,8 @@ def widths_text() -> str:
     lines = [
         "# Half-widths of 90 % intervals of memory in training and of steps in fine-tuning as log ratios, written by",
         "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants",
-        "# that were not set in view of their framework. Of `tested` rows the widths of the others held `held`.",
+        "# that were not set in view of their framework. `step` is of all trainings, those of the published table without",
+        "# anything that was fitted, each framework with the same weight. Of `tested` rows the others' widths held `held`.",
     ]
     for name, entry in widths().items():
         lines.append(f"{name}:")
@@ -210,7 +229,7 @@ ran, or the framework's own estimate of model states. Those of one number were a
 def _against_what_was_asked() -> list[str]:
     """What fine-tuning was asked to show, and what it does."""
     memory, time = (summary()[quantity]["all"] for quantity in ("memory", "time"))
-    held = [entry["held"] / entry["tested"] for entry in widths().values()]
+    held = [entry["held"] / entry["tested"] for name, entry in widths().items() if name != "step"]
     return [
         "| | asked | as it ships | without the framework |",
         "| --- | --: | --: | --: |",

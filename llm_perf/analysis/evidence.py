@@ -119,6 +119,16 @@ def evidence_of(system: str, accuracy_class: str, vendor: str) -> Evidence | Non
     )
 
 
+def evidence_sizes(system: str, accuracy_class: str) -> dict[str, Range]:
+    """What a system's published runs in a class cover, on GPUs of any maker; nothing where there are none."""
+    found: dict[str, Range] = {}
+    for entry in entries_of(system):
+        for name, size in entry.sizes.items() if entry.accuracy_class == accuracy_class else ():
+            held = found.get(name, size)
+            found[name] = Range(low=min(held.low, size.low), high=max(held.high, size.high))
+    return found
+
+
 def pool_of(accuracy_class: str, leave_out: str) -> str:
     """The class of which all systems stand in for one with too few groups."""
     return RESIDENT if leave_out == "gpu" and accuracy_class in _ON_THE_GPU else accuracy_class

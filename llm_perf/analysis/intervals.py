@@ -29,6 +29,7 @@ from llm_perf.analysis.evidence import (
     LeftOutWidths,
     accuracy_class,
     evidence_of,
+    evidence_sizes,
     kind_of,
     pool_of,
     vendors_of,
@@ -167,8 +168,25 @@ def _of_another_version(
     return replace(unknown, method=f"{method}: how far this version is off is not known better"), None
 
 
-def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
-    """The interval of one optimizer step, or why there is none."""
+def training_interval(scenario: TrainingScenario, step_s: float, launches_s: float = 0.0) -> Found:
+    """The interval of one optimizer step, or why there is none.
+
+    Args:
+        scenario: What was asked.
+        step_s: The predicted step.
+        launches_s: What of it waits for launches that CUDA graphs would take away, where none are asked for: whether a run
+            has them decides more than all else, and most who measure mixtures do not say. The lower end is without it.
+    """
+    found, missing = _step_interval(scenario, step_s)
+    if found is None or found.total_s is None or not launches_s:
+        return found, missing
+    low, high = found.total_s
+    method = f"{found.method}; its lower end is that of kernels launched as CUDA graphs"
+    return replace(found, method=method, total_s=(low * (1 - launches_s / step_s), high)), None
+
+
+def _step_interval(scenario: TrainingScenario, step_s: float) -> Found:
+    """The interval of a step as it is launched, or why there is none."""
     from llm_perf.analysis.tuning_intervals import knows_steps_of, tuning_width  # inference does without
 
     if not scenario.fits:
@@ -196,7 +214,34 @@ def training_interval(scenario: TrainingScenario, step_s: float) -> Found:
         training_sizes(scenario),
         training_options(scenario),
     )
-    return _published(question, (None, None, step_s))
+    found, missing = _published(question, (None, None, step_s))
+    return (found, None) if found is not None else _of_any_framework(question, step_s, str(missing))
+
+
+def _of_any_framework(question: _Question, step_s: float, missing: str) -> Found:
+    """The interval of a step that no run of its framework is like: how far those of all frameworks are off unfitted.
+
+    Args:
+        question: What was asked.
+        step_s: The predicted step.
+        missing: What no run of the framework has.
+    """
+    from llm_perf.analysis.tuning_intervals import tuning_width
+
+    known = tuning_width("time" if question.options else "step")
+    covered = evidence_sizes(ANY, TRAINING)
+    # Smaller jobs are among those of fine-tuning, down to one GPU.
+    grown, outside = growth_of(
+        covered, {name: max(size, covered[name].low) for name, size in question.sizes.items()}
+    )
+    whose = "published runs of fine-tuning" if question.options else "published runs of training"
+    method = f"{whose}, predicted without what was set for their framework, each held against the others; {missing}"
+    width, coverage = known.width * grown, known.coverage
+    if question.maker not in known.makers:
+        method += f"; none on a device of {question.maker or UNNAMED_MAKER}"
+        width = max(width, width_of_another_maker())
+    step = around(step_s, width)
+    return PredictionInterval.published(method, known.groups, step, coverage=coverage, outside=outside), None
 
 
 _NO_FIT = (

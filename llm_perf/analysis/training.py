@@ -89,7 +89,13 @@ class TrainingResult(Result):
         return self.step.explained()
 
     def _find_interval(self) -> Found:
-        return training_interval(self.scenario, self.step_time_s)
+        return training_interval(self.scenario, self.step_time_s, self.launches_s)
+
+    @property
+    def launches_s(self) -> float:
+        """Seconds of the step that wait for launches which the framework could make as CUDA graphs, and is not asked to."""
+        graphed = self.scenario.plan.cuda_graphs != "none" or not self.software.graphs
+        return 0.0 if graphed or not self.scenario.model.routes else self.breakdown_s.get("framework", 0.0)
 
     @property
     def memory_interval_bytes(self) -> tuple[float, float]:
@@ -288,6 +294,12 @@ def _warnings(
     if model.kernels.rates.efficiency.evidence == "assumed":
         found.append(
             f"the training efficiencies of {gpu.name} are assumed from its inference kernels, not measured"
+        )
+    p = scenario.parallelism
+    if framework.pipeline_stage is not None and p.pp_size > 1 and p.dp_size > 1:
+        found.append(
+            f"beside a pipeline {framework.name} keeps a stage's weights and gradients whole until its last micro-batch, as "
+            f"ds_zero {framework.pipeline_stage} does"
         )
     if scenario.plan.mtp_depth:
         found.append(

@@ -369,7 +369,9 @@ def training_plan(inputs: TrainingInputs, model: ModelConfig, framework: Framewo
         else inputs.ds_zero
     )
     framework.check_stage(stage)
-    fields = framework.defaults_at(stage, inputs.tp_size or 1) | stated | {"ds_zero": stage}
+    stage = framework.stage_beside(stage, inputs.pp_size or 1)
+    usual = framework.defaults_at(stage, inputs.tp_size or 1, not model.routes)
+    fields = usual | stated | {"ds_zero": stage}
     if fields.get("base_weight_bits") and inputs.base_weight_bits is None and not inputs.lora_rank:
         raise SpecError(
             f"framework {framework.name} trains adapters over frozen weights of {fields['base_weight_bits']} bits: give "

@@ -1,5 +1,6 @@
-"""Intervals of memory in training and of fine-tuning's steps: how far runs were off whose framework nothing was set for.
+"""Intervals of memory in training and of steps: how far runs were off whose framework nothing was set for.
 
+``time`` is of fine-tuning alone, ``step`` of all trainings, each framework with the same weight, however many runs it has.
 `tuning_widths.yaml` has the widths, which `bench/tuning_figures.py` writes (docs/accuracy_tuning.md).
 """
 
@@ -38,7 +39,7 @@ class TuningWidth(Spec):
 
 
 @cache
-def tuning_width(quantity: Literal["memory", "time"]) -> TuningWidth:
+def tuning_width(quantity: Literal["memory", "time", "step"]) -> TuningWidth:
     """What the published runs say of a quantity.
 
     Raises:

@@ -189,6 +189,11 @@ class ModelConfig(Spec):
         crossed = any(group.cross_attention is not None for group in self.layer_groups)
         return bool(self.encoder_groups) or crossed or any(_reads_encoder(each) for each in attentions)
 
+    @property
+    def routes(self) -> bool:
+        """Whether some layer has routed experts."""
+        return any(group.mlp.routed_experts for group in self.layer_groups)
+
     # -- names of seed 002 and of Hugging Face configs, over the native fields ------------------------------
 
     @property

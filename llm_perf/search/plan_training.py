@@ -325,18 +325,21 @@ class _GPUType:
         for stage in get_framework(self.base.framework).stages_among(stages):
             for level in (0, 4):
                 plan = self.base.plan.replace(
-                    ds_zero=stage, activation_recomputation=level, **self._defaults_at(stage)
+                    ds_zero=stage,
+                    activation_recomputation=level,
+                    **self._defaults_at(stage, parallelism.tp_size),
                 )
                 try:
                     yield self.base.replace(plan=plan, parallelism=parallelism, host=host, num_nodes=nodes)
                 except SpecError:
                     return
 
-    def _defaults_at(self, stage: int) -> dict[str, Any]:
-        """What the framework does otherwise at a ZeRO stage than at others."""
+    def _defaults_at(self, stage: int, tp_size: int) -> dict[str, Any]:
+        """What the framework does otherwise at a ZeRO stage, or with tensor-parallel ranks, than at others."""
         framework = get_framework(self.base.framework)
-        found = framework.defaults_at(stage)
-        return {name: found[name] for name in framework.stage_3_defaults if name in found}
+        found = framework.defaults_at(stage, tp_size, not self.base.model.routes)
+        differing = (framework.stage_3_defaults, framework.tensor_defaults, framework.dense_tensor_defaults)
+        return {name: found[name] for fields in differing for name in fields if name in found}
 
     def _candidate(self, step_s: float, scenario: TrainingScenario, micro: int) -> TrainingCandidate:
         p, plan = scenario.parallelism, scenario.plan

@@ -40,7 +40,9 @@ class Framework(ConstantsFile):
         defaults: fields of a training plan that this framework sets where nobody says otherwise.
         stage_3_defaults: those that differ where ZeRO's third stage shares the weights too.
         tensor_defaults: those that differ where tensor-parallel ranks divide a model.
+        dense_tensor_defaults: those that differ where they divide a model without experts.
         runs_on: accelerators that it runs on; None: those of what it extends.
+        pipeline_stage: the stage that sharing more than that amounts to beside a pipeline; None: that of what it extends.
         selective: what its users mean by selective recomputation; None: what those of the one that it extends do.
     """
 
@@ -52,6 +54,8 @@ class Framework(ConstantsFile):
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     stage_3_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
     tensor_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    dense_tensor_defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    pipeline_stage: int | None = None
     selective: dict[str, bool | int | float | str] | None = None
     runs_on: RunsOn | None = None
 
@@ -90,6 +94,10 @@ class Framework(ConstantsFile):
                 f"ds_zero {stage}: framework {self.name} does not share its state so; it has stage {has}"
             )
 
+    def stage_beside(self, stage: int, pp_size: int) -> int:
+        """The stage that sharing so much comes to: beside a pipeline some frameworks keep weights and gradients whole."""
+        return stage if pp_size == 1 or self.pipeline_stage is None else min(stage, self.pipeline_stage)
+
     def check_overlap(self, asked: str) -> None:
         """Make sure that it has a way of offloading.
 
@@ -121,10 +129,14 @@ class Framework(ConstantsFile):
         """How it computes the loss unless told otherwise."""
         return cast(LossKind, self.defaults.get("loss", "vocab-parallel"))
 
-    def defaults_at(self, stage: int, tp_size: int = 1) -> dict[str, bool | int | float | str]:
-        """Fields that it sets at a ZeRO stage, and with so many tensor-parallel ranks."""
+    def defaults_at(
+        self, stage: int, tp_size: int = 1, dense: bool = False
+    ) -> dict[str, bool | int | float | str]:
+        """Fields that it sets at a ZeRO stage, with so many tensor-parallel ranks, of a model without experts or with."""
         found = self.defaults | (self.stage_3_defaults if stage == _FULL_SHARDING else {})
-        return found | (self.tensor_defaults if tp_size > 1 else {})
+        if tp_size > 1:
+            found |= self.tensor_defaults | (self.dense_tensor_defaults if dense else {})
+        return found
 
     def selected(self) -> dict[str, bool | int | float | str]:
         """Fields of a plan that selective recomputation means: the core of attention, where nobody says otherwise."""
@@ -165,6 +177,8 @@ def load_framework(name: str) -> Framework:
         defaults=parent.defaults | own.defaults,
         stage_3_defaults=parent.stage_3_defaults | own.stage_3_defaults,
         tensor_defaults=parent.tensor_defaults | own.tensor_defaults,
+        pipeline_stage=parent.pipeline_stage if own.pipeline_stage is None else own.pipeline_stage,
+        dense_tensor_defaults=parent.dense_tensor_defaults | own.dense_tensor_defaults,
         selective=parent.selective if own.selective is None else own.selective,
         runs_on=parent.runs_on if own.runs_on is None else own.runs_on,
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from llm_perf.config.gpu import format_bits
 from llm_perf.config.model import LayerGroup
 from llm_perf.config.parallelism import ActivationRecomputation, DSZeRO
-from llm_perf.config.training import KEPT_SHARES, LossKind, TrainingScenario
+from llm_perf.config.training import KEPT_SHARES, LossKind, TrainingScenario, matrix_format
 from llm_perf.counts.activations import (
     KeptOptions,
     activation_widths,
@@ -85,6 +86,8 @@ class Footprint(State):
             self.p.tp_size, self.p.sp_size, self.p.cp_size,
         )  # fmt: skip
         tokens = self._tokens(load)
+        if level.value <= ActivationRecomputation.ATTN_COMPUTE.value:
+            kept = kept - tokens * self._narrow_inputs_bytes(group)
         if recompute is None and self.plan.recompute_modules:
             kept = kept - modules_kept_less_bytes(
                 self.model, group, load.micro_batch, load.seq_len, self.kept_options(),
@@ -97,6 +100,25 @@ class Footprint(State):
         )
         share = KEPT_SHARES[self.plan.kept_products]
         return kept + share * products + (core if share else 0.0)
+
+    def _narrow_inputs_bytes(self, group: LayerGroup) -> float:
+        """Bytes per token that inputs of quantised products take less than in 16 bits, where narrow copies alone are kept.
+
+        A weight's gradient needs its product's input once more, in the format in which it is multiplied.
+        """
+        plan = self.plan
+        bits = format_bits(matrix_format(self.scenario.gpu, plan.compute_dtype))
+        saved = plan.wide_bytes - bits / 8
+        if saved <= 0 or plan.lora_rank or not self.constants["narrow_inputs_kept"]:
+            return 0.0
+        widths = activation_widths(self.model, group, self.p.tp_size)
+        elements = widths.hidden / self.p.sp_size + widths.context if widths.heads else 0.0
+        blocks = bool(group.mlp.ffn_size) and plan.mlp_activation_quant_bits is None
+        if blocks and not {"moe", "mlp"} & set(plan.recompute_modules):
+            elements += widths.hidden * (widths.experts or 1 / self.p.sp_size)
+            again = plan.mlp_recompute_gelu or "moe_act" in plan.recompute_modules
+            elements += 0.0 if again else widths.ffn
+        return elements * saved * (1 - plan.wide_layers / self.model.num_layers)
 
     def _adapter_bytes_per_token(self, group: LayerGroup) -> float:
         """Copies and masks of what enters adapters under dropout; less what frozen matrices alone do not keep."""
