@@ -2,8 +2,8 @@
 
 What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
 GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. So is
-one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. A program of which
-no row ships is as far off as on another maker's GPUs: its kernels are its own as well. Whatever else no
+one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. A program of
+which no row ships is as far off as on another maker's GPUs: its kernels are its own as well. Whatever else no
 row of a version has widens its interval by what that adds to the error of versions that were predicted without having seen it
 (`llm_perf.analysis.novelty`): what is new never narrows. No interval reaches below what the data sheet allows: a lower end is
 the time at the peaks of arithmetic and memory at least. Every interval holds the prediction that it is of.
