@@ -13,8 +13,11 @@ from llm_perf.analysis.inference import predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 from llm_perf.config.gpu import GPUConfig
 from llm_perf.config.loading import get_gpu_config_by_name, known_names
+from llm_perf.counts.attention import score_flops_per_pair
 from llm_perf.hardware.roofline import p_norm
+from llm_perf.systems.attention import Chunk
 from llm_perf.systems.forward import Forward
+from llm_perf.systems.latent_kernels import NO_ROWS_LOST
 from llm_perf.systems.registry import system_of
 
 APPLE = tuple(name for name in known_names("GPU") if get_gpu_config_by_name(name).maker == "apple")
@@ -100,3 +103,22 @@ def test_a_program_of_which_no_run_ships_is_no_surer_than_kernels_for_another_ma
         -width
     )
     assert low <= found.latency_s
+
+
+@given(gpu=st.sampled_from(APPLE), tokens=st.integers(1, 8192), share=st.floats(30, 100))
+def test_a_scan_that_steps_from_token_to_token_takes_what_the_lanes_of_a_core_do(
+    gpu: str, tokens: int, share: float
+) -> None:
+    """Matrix units, which M5 has, make none of it quicker, and no rows are lost to tiles."""
+    scenario = build_scenario(asked(gpu, "qwen3.5-35b-a3b"))
+    scenario = scenario.replace(constants=(("scan_flops_per_sm_per_clock", share),))
+    one = Forward(scenario, system_of(scenario).constants(scenario))
+    chip = scenario.gpu
+    assert chip.sm_count is not None
+    assert chip.sm_clock_mhz is not None
+    for mixer in {part for group, _ in one.groups for part in group.attention.parts if part.recurrent}:
+        work = one.attention.chunks(mixer, (Chunk(1, tokens),))
+        each = tokens * score_flops_per_pair(mixer, 1)
+        seconds = work.flops / one.rates.attention_flops_per_s
+        assert seconds == pytest.approx(each / (share * chip.sm_count * chip.sm_clock_mhz * 1e6))
+        assert work.query_len == NO_ROWS_LOST
