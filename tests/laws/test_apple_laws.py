@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ LANES = 128
 MODELS = ("llama-3.2-1b", "qwen3-8b", "qwen3-30b-a3b", "qwen3.5-35b-a3b", "gemma-3-4b")
 
 
-def asked(gpu: str, model: str = "qwen3-8b", system: str = "mlx", **more: object) -> InferenceInputs:
+def asked(gpu: str, model: str = "qwen3-8b", system: str = "mlx", **more: Any) -> InferenceInputs:
     """A question that fits whatever a Mac's memory is: formats and times alone are looked at."""
     return InferenceInputs(model=model, gpu=gpu, system=system, weight_format="4bit", **more)
 

@@ -135,7 +135,7 @@ def test_formats_of_mlx_run_on_mlx_alone() -> None:
 )
 def test_a_width_means_the_groups_of_mlx_to_its_users_and_the_answer_says_so(given: str, means: str) -> None:
     """Elsewhere int4 is another format, and a width alone is none."""
-    asked = {"model": "llama-3-8b", "gpu": "m4-max-40c", "system": "mlx"}
+    asked: dict[str, Any] = {"model": "llama-3-8b", "gpu": "m4-max-40c", "system": "mlx"}
     dtype = build_scenario(InferenceInputs(**asked, weight_format=given)).dtype
     assert dtype.origin == f"{means}, which {given} means to MLX"
     plain = build_scenario(InferenceInputs(**asked, weight_format=means)).dtype
@@ -143,7 +143,12 @@ def test_a_width_means_the_groups_of_mlx_to_its_users_and_the_answer_says_so(giv
     assert dtype.formats is not None
     assert plain.formats is not None
     assert dtype.formats.layers == plain.formats.layers
-    elsewhere = {"model": "llama-3-8b", "gpu": "rtx-3090", "system": "vllm", "weight_format": given}
+    elsewhere: dict[str, Any] = {
+        "model": "llama-3-8b",
+        "gpu": "rtx-3090",
+        "system": "vllm",
+        "weight_format": given,
+    }
     if "bit" in given:
         with pytest.raises(SpecError, match="is not a known format"):
             build_scenario(InferenceInputs(**elsewhere))
