@@ -41,7 +41,7 @@ def requested_dtype(
     kv_bits, kv_more = _cache(inputs, model, system)
     if system.family.serves_checkpoints:
         kv_more["state_bits"] = max(system.family.state_bits, model.state_bits)
-    asked = _asked(inputs)
+    asked = _asked(inputs, system)
     if asked in _PLAIN_BITS:
         dtype = _shorthand(inputs.replace(weight_bits=_PLAIN_BITS[asked]), system, kv_bits, facts)
         return dtype.replace(origin=f"{asked}, as asked", **kv_more)
@@ -61,8 +61,8 @@ def requested_dtype(
     return dtype.replace(**kv_more)
 
 
-def _asked(inputs: InferenceInputs) -> str | None:
-    """The weight format that was asked for by name, None for ``auto``.
+def _asked(inputs: InferenceInputs, system: System) -> str | None:
+    """The weight format that was asked for by name, None for ``auto``; by a name of the system's users where it has one.
 
     Raises:
         SpecError: an unknown one, or a width beside it.
@@ -75,7 +75,7 @@ def _asked(inputs: InferenceInputs) -> str | None:
             raise SpecError(
                 f"weight_format {given} and {flag} {getattr(inputs, flag)} both say how weights are stored; give one"
             )
-    return format_name(given, WEIGHT_FORMATS, "weight_format")
+    return system.family.meant_format(given) or format_name(given, WEIGHT_FORMATS, "weight_format")
 
 
 def _formats(
@@ -103,7 +103,9 @@ def _formats(
         if asked in GGUF_MIXTURES and model.quantization is not None and model.quantization.kept_by_gguf:
             kept = named_quantization("mxfp4_gguf")
             return resolve_formats(model, kept, f"as files of every name keep the experts, {asked} too")
-        return resolve_formats(model, named_quantization(asked), "as asked")
+        means = system.family.meant_format(inputs.weight_format or "")
+        why = f"which {inputs.weight_format} means to {system.family.title}" if means else "as asked"
+        return resolve_formats(model, named_quantization(asked), why)
     if not _as_released(inputs) or not system.family.serves_checkpoints:
         return None
     if model.stored_formats is None and system.family.checkpoints == "gguf":

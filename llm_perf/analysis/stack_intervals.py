@@ -2,7 +2,8 @@
 
 What a question does not pin decides: a version that ships on a GPU that its rows know leaves the model unknown, on another
 GPU that too, and a version that does not ship is as far off as versions of its family are under each other's constants. So is
-one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. Whatever else no
+one on GPUs of a maker that none of its rows has: kernels are written anew for each maker, as for a version. A program of
+which no row ships is as far off as on another maker's GPUs: its kernels are its own as well. Whatever else no
 row of a version has widens its interval by what that adds to the error of versions that were predicted without having seen it
 (`llm_perf.analysis.novelty`): what is new never narrows. No interval reaches below what the data sheet allows: a lower end is
 the time at the peaks of arithmetic and memory at least. Every interval holds the prediction that it is of.
@@ -16,17 +17,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llm_perf.analysis.calibrated import PredictionInterval, around
-from llm_perf.analysis.evidence import published_widths
+from llm_perf.analysis.evidence import entries_of, published_widths
 from llm_perf.config.gpu import TEXTBOOK
 from llm_perf.config.scenario import Scenario
 from llm_perf.systems import Load, get_system, system_of
 from llm_perf.systems.constants import ConstantsFile
-from llm_perf.systems.registry import DEFAULT, full_name, version_note
+from llm_perf.systems.registry import ANY_ENGINE, DEFAULT, full_name, stack_names, version_note
 
 if TYPE_CHECKING:
     from llm_perf.analysis.novelty import Novel
 
 _FILE = "stack_widths.yaml"
+_GENERIC = frozenset({DEFAULT, ANY_ENGINE})
+"""What stands for any stack: rows of all say how far it is off."""
+
 Seconds = tuple[float, float | None, float]
 
 
@@ -44,8 +48,18 @@ class StackWidth:
 def knows(scenario: Scenario) -> bool:
     """Whether rows of serving stacks by version speak for a scenario's system."""
     file = system_of(scenario).file
-    return f"{file.name}@{file.release}" in (published_widths(_FILE).get("releases") or {}) or _of_a_device(
-        file
+    release = f"{file.name}@{file.release}"
+    known = published_widths(_FILE).get("releases") or {}
+    return release in known or _of_a_device(file) or _of_no_row(file)
+
+
+def _of_no_row(file: ConstantsFile) -> bool:
+    """Whether it is a serving stack of which no table has a row, of no version and on no device."""
+    of_family = published_widths(_FILE).get("families") or {}
+    return (
+        file.name in set(stack_names()) - _GENERIC
+        and file.name not in of_family
+        and not entries_of(file.name)
     )
 
 
@@ -94,6 +108,8 @@ def stack_width(scenario: Scenario) -> StackWidth | None:
     )  # others do without
 
     file = system_of(scenario).file
+    if _of_no_row(file):
+        return _of_unknown(file)
     ships = version_note(full_name(scenario), scenario.gpu.device) is None
     stated = published_widths(_FILE)["releases"].get(f"{file.name}@{file.release}") if ships else None
     release = f"{file.name}@{file.release}"
@@ -155,6 +171,13 @@ def _of_others(file: ConstantsFile, another_device: bool) -> StackWidth | None:
     what = "each under another version's constants"
     what = f"{what}, as on GPUs of another maker" if another_device else what
     return StackWidth(float(found["width"]), int(found["groups"]), what, _share(found))
+
+
+def _of_unknown(file: ConstantsFile) -> StackWidth:
+    """How far a program of which no row ships is off: as far as others under constants that were not made with their rows."""
+    found = published_widths(_FILE)["devices"]
+    what = f"none of {file.name}; each under another version's constants, as on GPUs of another maker"
+    return StackWidth(float(found["width"]), int(found["groups"]), what, _share(found), (file.name,))
 
 
 def width_of_another_maker() -> float:

@@ -13,6 +13,7 @@ from llm_perf.config.parallelism import DSZeRO
 from llm_perf.config.profiles import load_profile
 from llm_perf.errors import SpecError
 from llm_perf.systems import resolve_system
+from llm_perf.systems.registry import family_of
 
 NUMERIC: Final = ("batch_size", "prompt_len", "gen_len")
 """Inputs that are evaluated as arrays, the last one running fastest."""
@@ -72,7 +73,10 @@ def _check_names(values_of: Callable[[str], list[Any]]) -> None:
         resolve_system(name, DSZeRO.NONE)
     for field, known in (("weight_format", WEIGHT_FORMATS), ("kv_format", tuple(KV_FORMATS))):
         for name in values_of(field):
-            if name.strip().lower() != "auto":
+            meant = field == "weight_format" and any(
+                family_of(system).meant_format(name) for system in values_of("system")
+            )
+            if not meant and name.strip().lower() != "auto":
                 format_name(name, known, field)
     for name in values_of("prices"):
         load_prices(name)

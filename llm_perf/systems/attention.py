@@ -134,8 +134,18 @@ class Attention:
         if self.constants["attention_splits_keys"]:
             slower, length = split_keys(attention, new, cached)
             flops = flops * slower
+        if attention.recurrent and self._scan_flops_per_s:
+            flops = flops * (self.rates.attention_flops_per_s / self._scan_flops_per_s)
+            length = NO_ROWS_LOST
         kv_bytes = self._chunk_kv_bytes(attention, chunk.sequences, new, cached)
         return ChunkAttention(flops, length / self.cp, kv_bytes)
+
+    @property
+    def _scan_flops_per_s(self) -> float:
+        """FLOP/s of scans that step from token to token on a core's ordinary lanes; 0 where they run as attention does."""
+        gpu = self.scenario.gpu
+        cores_hz = (gpu.sm_count or 0) * (gpu.sm_clock_mhz or 0.0) * 1e6
+        return self.constants["scan_flops_per_sm_per_clock"] * cores_hz
 
     def _chunk_pairs(self, attention: Mixer, chunk: Chunk) -> Number:
         """Pairs of query and key of one sequence of a chunk on one context rank."""

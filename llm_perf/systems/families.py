@@ -96,6 +96,7 @@ class Family(Spec):
         checkpoints: Whose files it serves as they were released: "huggingface", "gguf", or "none" where it
             stores 16 bits or a width of its own.
         formats: Number formats that it has kernels for beside 16 and 32 bits, "gguf" for all of llama.cpp's; None: any.
+        format_names: What names of other programs' formats, or of a width alone, mean to its users.
         weight_bits: Width of the weights where nothing is said; None for that of the computation.
         weights_on, cache_on: Where weights and cache are unless something else is said; None: it depends.
         more_gpus: What further GPUs are where nothing is said: pipeline stages, replicas that share the storage of weights,
@@ -139,6 +140,7 @@ class Family(Spec):
     quantises_embeddings: bool = False
     checkpoints: Literal["huggingface", "gguf", "none"] | None = None
     formats: tuple[str, ...] | None = None
+    format_names: dict[str, str] = Field(default_factory=dict)
     weight_bits: PositiveInt | None = None
     weights_on: Tier | None = None
     cache_on: Tier | None = None
@@ -186,6 +188,10 @@ class Family(Spec):
     def serves_checkpoints(self) -> bool:
         """Whether it serves a checkpoint in its own format, as stacks do; others store 16 bits or a width of theirs."""
         return self.on_resident if self.checkpoints is None else self.checkpoints != "none"
+
+    def meant_format(self, name: str) -> str | None:
+        """The weight format that its users mean by a name which is none, or another one, elsewhere; None for any other."""
+        return self.format_names.get(name.strip().lower().replace("-", "").replace("_", ""))
 
     def runs_format(self, name: str) -> bool:
         """Whether it has kernels for a number format."""

@@ -121,3 +121,50 @@ def test_formats_of_mlx_run_on_mlx_alone() -> None:
     build_scenario(
         InferenceInputs(model="llama-3-8b", gpu="m4-max-40c", system="mlx-lm", weight_format="mlx_4bit")
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("int4", "mlx_4bit"),
+        ("4bit", "mlx_4bit"),
+        ("6-bit", "mlx_6bit"),
+        ("INT8", "mlx_8bit"),
+        ("8_bit", "mlx_8bit"),
+    ],
+)
+def test_a_width_means_the_groups_of_mlx_to_its_users_and_the_answer_says_so(given: str, means: str) -> None:
+    """Elsewhere int4 is another format, and a width alone is none."""
+    asked: dict[str, Any] = {"model": "llama-3-8b", "gpu": "m4-max-40c", "system": "mlx"}
+    dtype = build_scenario(InferenceInputs(**asked, weight_format=given)).dtype
+    assert dtype.origin == f"{means}, which {given} means to MLX"
+    plain = build_scenario(InferenceInputs(**asked, weight_format=means)).dtype
+    assert dtype.stored_weight_bits == plain.stored_weight_bits
+    assert dtype.formats is not None
+    assert plain.formats is not None
+    assert dtype.formats.layers == plain.formats.layers
+    elsewhere: dict[str, Any] = {
+        "model": "llama-3-8b",
+        "gpu": "rtx-3090",
+        "system": "vllm",
+        "weight_format": given,
+    }
+    if "bit" in given:
+        with pytest.raises(SpecError, match="is not a known format"):
+            build_scenario(InferenceInputs(**elsewhere))
+    else:
+        assert "means" not in build_scenario(InferenceInputs(**elsewhere)).dtype.origin
+
+
+@pytest.mark.parametrize(
+    ("gpu", "system", "release"),
+    [
+        ("m1-max-24c", "mlx", "2025-m1"), ("m2-pro-19c", "mlx@2026", "2025-m1"), ("m1-max-24c", "mlx@0.31.3", "2025-m1"),
+        ("m1-max-24c", "mlx-fp16", "m1-float16"), ("m3-max-40c", "mlx@0.31.3", "2025"), ("m5-max-40c", "mlx", "2025"),
+    ],
+)  # fmt: skip
+def test_mlx_has_constants_of_its_own_where_a_gpu_has_no_bf16(gpu: str, system: str, release: str) -> None:
+    scenario = build_scenario(
+        InferenceInputs(model="llama-3-8b", gpu=gpu, system=system, weight_format="4bit")
+    )
+    assert system_of(scenario).file.release == release

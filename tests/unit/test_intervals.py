@@ -377,8 +377,8 @@ def test_the_generic_system_is_in_the_classes_that_a_question_to_it_has():
     ("inputs", "why"),
     [
         ({"flops_efficiency": 0.5}, "--flops-efficiency took the place"),
-        ({"ds_zero": 0, "cpu_offload": False, "system": "deepspeed_inference", "model": "opt-1.3b"},
-         "no published run of system deepspeed_inference on one GPU in 16 bits ships"),
+        ({"ds_zero": 0, "cpu_offload": False, "system": "engine", "model": "opt-1.3b"},
+         "no published run of system engine on one GPU in 16 bits ships"),
         ({"ds_zero": 0, "cpu_offload": False, "model": "llama-3-8b", "gpu": "max-1550"}, "on a device of intel"),
         ({"model": "mixtral-8x7b-v0.1"}, "is of a mixture of experts model"),
         ({"quant_bits": 8}, "has 8-bit weights"),
