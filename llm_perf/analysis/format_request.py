@@ -92,7 +92,8 @@ def _formats(
         if not system.family.runs_format(asked):
             has = ", ".join(_IN_WORDS.get(name, name) for name in system.family.formats or ())
             raise SpecError(
-                f"weight_format {asked}: {system.family.title} has no kernels for it; it runs 16 bits and {has}{_who_runs(asked)}"
+                f"weight_format {asked}: {system.family.title} has no kernels for it; "
+                f"it runs 16 bits and {has}{_who_runs(asked)}"
             )
         if asked == "fp8" and _released_in_blocks(model) and not _one_scale(inputs):
             return resolve_formats(
@@ -138,6 +139,7 @@ def _one_scale(inputs: InferenceInputs) -> bool:
 
 
 _OTHERS_THAN_FP8 = (ONE_SCALE_FP8, "fp8_per_tensor")
+
 
 def _who_runs(asked: str) -> str:
     """The systems that name a format as theirs; nothing where there are none."""
