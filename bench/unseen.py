@@ -4,7 +4,7 @@
     python bench/unseen.py --check    writes nothing; 1 where the page is not what the files say
 
 ``runs.csv`` has one line per published figure: its page, the command that asks for it, and what was answered first,
-by a version of which nobody had seen these pages. They were collected by one who had not read the code, in two sets;
+by a version of which nobody had seen these pages. They were collected by one who had not read the code, in three sets;
 settings that a page does not print stay at their defaults, so that a part of what is missed is not known rather than
 wrong.
 """
@@ -48,6 +48,8 @@ KINDS: Final = {
     "throughput of a server": tuple(_RATES),
     "first token, prompts": ("ttft_mean_ms", "ttft_median_ms", "pp_tok_s"),
     "whole request": ("e2e_mean_s",),
+    "training": ("train_step_s", "train_tok_s", "train_tok_s_per_gpu", "train_tflops_per_gpu"),
+    "memory of a training GPU": ("train_peak_gib",),
 }
 
 
@@ -67,7 +69,35 @@ def answer(command: str) -> dict[str, Any]:
 
 def figure(found: Mapping[str, Any], quantity: str) -> tuple[float, Ends] | None:
     """What is predicted of a quantity and the ends of its 90 % interval; None where nothing is."""
+    if quantity.startswith("train"):
+        return _of_training(found, quantity)
     return _of_requests(found, quantity) if "engine" in found else _of_batch(found, quantity)
+
+
+def _of_training(found: Mapping[str, Any], quantity: str) -> tuple[float, Ends] | None:
+    """A step of training, or its largest GPU's memory; what does not fit has no figure."""
+    if not found.get("feasible") or not found.get("step"):
+        return None
+    if quantity == "train_peak_gib":
+        peak = found["memory"]["peak"]
+        low, high = (end / 2**30 for end in peak.get("interval_bytes") or (math.nan, math.nan))
+        ends = (None, None) if math.isnan(low) else (low, high)
+        return found["memory"]["gpu"]["total_bytes"] / 2**30, ends
+    step, tokens = found["step"]["latency_s"], found["batch"]["tokens_per_step"]
+    work = {
+        "train_tok_s": tokens,
+        "train_tok_s_per_gpu": tokens / found["num_gpus"],
+        "train_tflops_per_gpu": found["flops"]["model_flops_per_s_per_gpu"] * step / 1e12,
+    }
+    slow_and_quick = (found.get("interval") or {}).get("step_latency_s")
+    if quantity == "train_step_s":
+        return step, (None, None) if slow_and_quick is None else tuple(slow_and_quick)
+    ends = (
+        (None, None)
+        if slow_and_quick is None
+        else (work[quantity] / slow_and_quick[1], work[quantity] / slow_and_quick[0])
+    )
+    return work[quantity] / step, ends
 
 
 def _of_requests(found: Mapping[str, Any], quantity: str) -> tuple[float, Ends] | None:
@@ -198,6 +228,8 @@ def _option(row: Line, name: str) -> str:
 
 
 def _engine(row: Line) -> str:
+    if row["command"].startswith("train "):
+        return "training frameworks"
     return _option(row, "--system").partition("@")[0]
 
 
@@ -256,11 +288,12 @@ collected by one who had not read the code and kept from those who write it unti
 at once. Engines, versions, models and machines are as people publish them: nightly builds, forks, cards with a power
 limit or on an adapter, lengths as means, settings that are not printed and stay at their defaults here.
 
-Of 551 figures that were collected 80 do not print their lengths or load, or are of what no command asks (a prompt behind
-others, a format that is not named), and 122 stand on
+Of 782 figures that were collected in three sets 92 do not print their lengths or load, or are of what no command asks (a
+prompt behind others, a format that is not named), and 208 stand on
 pages of projects that constants came from; no other was left out, none for being odd. Where a page says less than a
 command needs it was chosen once for all: H100 and A100 are the SXM boards (A100 with 80 GB), a date stands for a
-build of llama.cpp, a file of a mixture that is not known (UD-Q4_K_XL) is the usual one of its width.
+build of llama.cpp, a file of a mixture that is not known (UD-Q4_K_XL) is the usual one of its width, adapters whose
+rank is not printed are of rank 16, and 4 bits under MLX are its own.
 
 gm is the geometric mean of max(predicted / measured, measured / predicted); half of the figures are nearer than the
 median. `python bench/unseen.py` asks all of them again (`calibrate/measurements/unseen/runs.csv` has each command and

@@ -37,7 +37,7 @@ def test_each_figure_has_a_page_a_command_and_a_kind() -> None:
     kinds = {quantity for names in KINDS.values() for quantity in names}
     for line in LINES:
         assert line["source"].startswith(("https://", "http://"))
-        assert shlex.split(line["command"])[0] in ("infer", "simulate")
+        assert shlex.split(line["command"])[0] in ("infer", "simulate", "train")
         assert line["quantity"] in kinds
         assert float(line["measured"]) > 0
     assert list(TOLD) == [line["id"] for line in LINES]
@@ -86,6 +86,26 @@ def test_figures_are_those_that_benchmarks_print() -> None:
     assert rate is not None
     assert between[0] == pytest.approx(decode / 49 * 1e3, rel=1e-6)
     assert rate[0] * between[0] == pytest.approx(4e3)
+
+
+def test_figures_of_training_are_one_step_counted_in_several_ways() -> None:
+    found = answer(
+        "train --model llama-3.1-8b --gpu h100-sxm-80gb --framework fsdp --num-gpus 8 --seq-len 4096"
+        " --micro-batch-size 1 --global-batch-size 16"
+    )
+    told = {name: figure(found, name) for name in KINDS["training"]}
+    values = {name: told[name][0] for name in told}
+    assert values["train_tok_s"] * values["train_step_s"] == pytest.approx(16 * 4096)
+    assert values["train_tok_s"] == pytest.approx(8 * values["train_tok_s_per_gpu"])
+    flops = found["flops"]["model_flops_per_step"]
+    assert values["train_tflops_per_gpu"] * values["train_step_s"] == pytest.approx(flops / 8 / 1e12)
+    for value, (low, high) in told.values():
+        assert low < value < high
+    low, high = told["train_step_s"][1]
+    assert told["train_tok_s"][1] == pytest.approx((16 * 4096 / high, 16 * 4096 / low))
+    peak, (least, most) = figure(found, "train_peak_gib")
+    assert least < peak < most
+    assert peak == pytest.approx(found["memory"]["gpu"]["total_bytes"] / 2**30)
 
 
 def test_what_is_refused_says_why() -> None:
