@@ -149,6 +149,11 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 FLEXGEN_FLAGS = {"--cpu", "--pin-weight", "--num-inner-iterations", "--cut-gen-len"}
 """Flags of FlexGen's own command line, which its page compares with ours."""
 
+SGLANG_FLAGS = {
+    "--dataset-name", "--random-input-len", "--random-output-len", "--random-range-ratio", "--disable-cuda-graph",
+}  # fmt: skip
+"""Flags of SGLang's benchmark and server, which are said in ours."""
+
 
 def _blocks(text: str, *kinds: str) -> list[str]:
     found = [match["text"] for match in _FENCE.finditer(text) if match["kind"] in kinds]
@@ -239,7 +244,9 @@ def test_flags_in_the_text_exist() -> None:
             if program in ("pip", "python", "deepspeed", "torchrun", "make", "apt-get"):
                 continue
             unknown += [
-                f"{name}: {flag}" for flag in _FLAG.findall(code) if flag not in _all_flags() | FLEXGEN_FLAGS
+                f"{name}: {flag}"
+                for flag in _FLAG.findall(code)
+                if flag not in _all_flags() | FLEXGEN_FLAGS | SGLANG_FLAGS
             ]
     assert not unknown
 
