@@ -313,6 +313,9 @@ def _as_shipped(machine: GPUConfig | HostConfig) -> bool:
         shipped = load(machine.name)
     except SpecError:
         return True
+    if isinstance(machine, HostConfig) and isinstance(shipped, HostConfig):
+        # A rate that a flag states is a fact of the user's machine, as in a file of it; `from_profile` marks a profile's.
+        machine = machine.replace(read_gb_per_s=shipped.read_gb_per_s, nic_gb_per_s=shipped.nic_gb_per_s)
     return machine is shipped or machine == shipped
 
 

@@ -55,12 +55,19 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
 
     Exits with 0, with 2 for bad input, with 3 where nothing fits or meets --max-latency.
     """
-    from llm_perf.search.policy import PolicyQuestion, search_policy
+    from llm_perf.analysis.without_gpu import NO_GPU_NAME, alone_note, missing_gpu, names_host_alone
+    from llm_perf.search.policy import ALL, AUTO, PolicyQuestion, search_policy
 
     given = {name: value for name, value in flags.items() if value is not None}
-    for name in ("model", "gpu"):
-        if name not in given:
-            raise SpecError(f"--{name} is required (llm-perf {name}s list shows the bundled ones)")
+    if "model" not in given:
+        raise SpecError("--model is required (llm-perf models list shows the bundled ones)")
+    if "gpu" not in given:
+        # "all" and "auto" search systems of GPUs: only a named one can compute on the host.
+        asked = {name: value for name, value in given.items() if name != "system" or value not in (ALL, AUTO)}
+        if not names_host_alone(asked):
+            raise missing_gpu(asked)
+        click.echo(f"llm-perf: {alone_note(given['host'])}", err=True)
+        given["gpu"] = NO_GPU_NAME
     question = PolicyQuestion(**given)
     if plot_file is not None:
         from llm_perf.report.plots.style import check_plot

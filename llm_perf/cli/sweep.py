@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_perf.analysis.request import InferenceInputs
+from llm_perf.analysis.without_gpu import NO_GPU_NAME, alone_note
 from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import matching, say_versions
 from llm_perf.errors import SpecError
@@ -94,7 +95,11 @@ def sweep(
 
     if top < 0:
         raise SpecError(f"--top must be 0 or more, got {top}")
-    question = Sweep(_axes(flags), _listed(points_file))
+    axes_given = _axes(flags)
+    question = Sweep(axes_given, _listed(points_file))
+    if "gpu" not in axes_given and question.axes.get("gpu") == (NO_GPU_NAME,):
+        hosts = question.axes.get("host") or dict.fromkeys(point["host"] for point in question.listed)
+        click.echo(f"llm-perf: {alone_note(', '.join(hosts))}", err=True)
     run = get_executor(executor)
     summary = Summary(question, top, best_by)
     if out_file is None:

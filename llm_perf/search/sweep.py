@@ -7,6 +7,7 @@ fastest, so that a chunk is a range of numbers: any process can evaluate any chu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from llm_perf.analysis.request import InferenceInputs, build_scenario, derive_parallelism
 from llm_perf.analysis.sweep import MISSING_TIERS, refusals, sweep_inference
+from llm_perf.analysis.without_gpu import NO_GPU_NAME, missing_gpu, names_host_alone
 from llm_perf.config.scenario import Scenario
 from llm_perf.errors import SpecError
 from llm_perf.search.checks import NUMERIC, check_values
@@ -94,6 +96,9 @@ class Sweep:
             raise SpecError(f"{both[0]} is given both as an axis and in the listed points")
         for name in ("model", "gpu"):
             if name not in self.axes and name not in fields:
+                if name == "gpu":
+                    self._compute_on_hosts()
+                    continue
                 raise SpecError(f"--{name} is required (llm-perf {name}s list shows the bundled ones)")
         for name, values in self.axes.items():
             if not values:
@@ -107,6 +112,22 @@ class Sweep:
         if points > MOST_POINTS:
             raise SpecError(f"{points:.3g} points are more than {MOST_POINTS:,}")
         check_values(self.axes, self.listed)
+
+    def _compute_on_hosts(self) -> None:
+        """No GPU, where each host is named for a system that computes on a host alone.
+
+        Raises:
+            SpecError: one needs a GPU.
+        """
+        for host, system in itertools.product(self._given("host"), self._given("system")):
+            asked = {"host": host, "system": system}
+            if not names_host_alone(asked):
+                raise missing_gpu(asked)
+        object.__setattr__(self, "axes", {**self.axes, "gpu": (NO_GPU_NAME,)})
+
+    def _given(self, name: str) -> tuple[Any, ...]:
+        """All values of an input; None where it is not given."""
+        return self.axes.get(name) or tuple(point.get(name) for point in self.listed) or (None,)
 
     # -- numbering ----------------------------------------------------------------------------------------------
 

@@ -74,7 +74,10 @@ class ExpertOffload(System):
             )
         usual = super().constants(scenario)
         told = asked.kt_gpu_prefill_token_threshold
-        by_layers = usual["copy_min_tokens"] < _NEVER and not usual["copy_by_experts"]
+        # Programs that copy every miss compute none on the CPU: nothing to copy for prompts only, or to defer.
+        by_layers = (
+            usual["copy_min_tokens"] < _NEVER and not usual["copy_by_experts"] and not usual["misses_copied"]
+        )
         if told is not None and not by_layers:
             raise SpecError(
                 f"--kt-gpu-prefill-token-threshold is of ktransformers {_SINCE_SGLANG} and later: system {self.name} copies "

@@ -44,6 +44,22 @@ def test_a_host_alone_computes_and_says_so(llm_perf: Any) -> None:
     assert none.err == ""
 
 
+@pytest.mark.parametrize("command", ["sweep", "policy"])
+def test_a_host_alone_is_searched_as_no_gpu(llm_perf: Any, command: str) -> None:
+    flags = ("--model", "llama-3.1-8b", "--host", "ryzen-9-7950x")
+    alone = llm_perf(command, *flags, "--system", "llama_cpp")
+    none = llm_perf(command, *flags, "--system", "llama_cpp", "--gpu", "none")
+    assert (alone.code, none.code) == (0, 0)
+    assert alone.out.splitlines()[:5] == none.out.splitlines()[:5]  # below stands how long the search took
+    assert "no --gpu was given: ryzen-9-7950x computes alone" in alone.err
+    assert none.err == ""
+    for asked in (("--system", "vllm"), ()):
+        refused = llm_perf(command, *flags, *asked)
+        assert refused.code == 2
+        assert "--gpu is required" in refused.err
+        assert "--system llama_cpp" in refused.err
+
+
 @pytest.mark.parametrize("asked", [("--system", "vllm"), ("--system", "ktransformers"), ()])
 def test_other_systems_say_who_computes_on_a_host(llm_perf: Any, asked: tuple[str, ...]) -> None:
     refused = llm_perf("infer", "--model", "llama-3.1-8b", "--host", "ryzen-9-7950x", *asked)

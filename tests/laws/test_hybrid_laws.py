@@ -459,6 +459,14 @@ def test_each_rank_copies_its_part_of_what_one_has_written() -> None:
     assert four > one / 4
 
 
+@pytest.mark.parametrize("system", ["moe_infinity", "mixtral_offloading", "fiddler", "ktransformers@0.2"])
+@pytest.mark.parametrize("flag", ["kt_max_deferred_experts_per_token", "kt_gpu_prefill_token_threshold"])
+def test_only_what_computes_layers_of_experts_on_the_cpu_takes_flags_for_them(system: str, flag: str) -> None:
+    asked(model="mixtral-8x7b", gpu="rtx-4090", host="epyc-9654", system=system, weight_format="bf16")
+    with pytest.raises(SpecError, match="is of ktransformers"):
+        asked(model="mixtral-8x7b", gpu="rtx-4090", host="epyc-9654", system=system, **{flag: 2})
+
+
 def test_deferred_experts_hide_what_the_gpu_takes_for_a_layer() -> None:
     """At decode: their own share of the experts' time, or all that the GPU's layers take; prompts wait for every expert."""
     results = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llm_perf import predict
 from llm_perf.analysis.inference import InferenceResult, predict_inference
 from llm_perf.analysis.request import InferenceInputs, build_scenario
 
@@ -49,6 +50,16 @@ def test_a_network_of_the_hosts_own_rate_changes_nothing_and_a_slower_one_slows_
     assert rate is not None
     assert asked(**deployed, network_bandwidth=rate).total_latency_s == own.total_latency_s
     assert asked(**deployed, network_bandwidth=rate / 4).total_latency_s > own.total_latency_s
+
+
+@pytest.mark.parametrize("rate", ["host_bandwidth", "network_bandwidth"])
+def test_a_rate_that_a_flag_states_is_as_sure_as_the_hosts_own(rate: str) -> None:
+    """Of one node, whose weights cross PCIe: neither rate is what it waits for, and no profile was given."""
+    own, stated = (
+        predict("opt-30b", "t4", ds_zero=3, **flag).as_dict()["interval"] for flag in ({}, {rate: 100.0})
+    )
+    assert own is not None
+    assert own == stated
 
 
 @pytest.mark.parametrize(
