@@ -265,6 +265,7 @@ def test_no_end_of_an_interval_of_a_step_is_quicker_than_the_format_allows(frame
     )
     result = predict_training(build_training_scenario(inputs))
     assert result.interval is not None
+    assert result.interval.total_s is not None
     low, high = result.interval.total_s
     least = least_training_step_s(result.scenario, result.batch.global_batch_size, result.peak_flops_per_s)
     assert least <= low <= result.step_time_s <= high
