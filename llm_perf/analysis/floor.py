@@ -74,10 +74,17 @@ def least_decode_step_s(scenario: Scenario, placement: Placement) -> float:
     return max(flops / _flops_per_s(gpu, gpus), read)
 
 
-def least_training_step_s(scenario: TrainingScenario, sequences: int) -> float:
-    """Seconds of an optimizer step's products on all GPUs at their fastest format, attention over what is seen alone.
+def least_training_step_s(
+    scenario: TrainingScenario, sequences: int, flops_per_s: float | None = None
+) -> float:
+    """Seconds of an optimizer step's products on all GPUs, attention over what is seen alone.
 
     Frozen weights turn a gradient of activations from the second layer on at the least: half of them all, to be safe.
+
+    Args:
+        scenario: What was asked.
+        sequences: Of the whole step.
+        flops_per_s: Peak of one GPU in the format that it multiplies in; that of its fastest format if None.
     """
     model, seq_len = scenario.model, scenario.plan.seq_len
     square = 3.0 * float(attention_core_flops(model, sequences, seq_len))
@@ -86,7 +93,8 @@ def least_training_step_s(scenario: TrainingScenario, sequences: int) -> float:
         0.5 if scenario.plan.lora_rank else 1.0
     )  # of the three that a weight has: forward, and half a gradient
     seen = float(attention_core_flops(model, sequences, seq_len, causal=True))
-    return (passes * products + seen) / _flops_per_s(scenario.gpu, scenario.num_gpus)
+    rate = _flops_per_s(scenario.gpu, 1) if flops_per_s is None else flops_per_s
+    return (passes * products + seen) / (rate * scenario.num_gpus)
 
 
 def _flops_per_s(gpu: GPUConfig, gpus: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llm_perf.analysis.floor import training_below_the_roof
+from llm_perf.analysis.floor import least_training_step_s, training_below_the_roof
 from llm_perf.analysis.inference import largest_fitting
 from llm_perf.analysis.intervals import training_interval
 from llm_perf.analysis.result import Found, Result
@@ -89,7 +89,12 @@ class TrainingResult(Result):
         return self.step.explained()
 
     def _find_interval(self) -> Found:
-        return training_interval(self.scenario, self.step_time_s, self.launches_s)
+        found, missing = training_interval(self.scenario, self.step_time_s, self.launches_s)
+        if found is not None:
+            sequences = self.batch.global_batch_size
+            least = least_training_step_s(self.scenario, sequences, self.peak_flops_per_s)
+            found = found.above(min(least, self.step_time_s), None)
+        return found, missing
 
     @property
     def launches_s(self) -> float:

@@ -256,3 +256,16 @@ def test_a_simulation_that_is_says_so(field: str) -> None:
     said = floor.requests_below_the_roof(idle.scenario, idle.placement, resources, quick, 1)
     assert said is not None
     assert ("quickest step" if field == "steps" else "whole") in said
+
+
+@pytest.mark.parametrize("framework", ["hf_trainer", "megatron", "fsdp"])
+def test_no_end_of_an_interval_of_a_step_is_quicker_than_the_format_allows(framework: str) -> None:
+    inputs = TrainingInputs(
+        model="llama-3.1-8b", gpu="rtx-4090", framework=framework, micro_batch_size=4, seq_len=2048
+    )
+    result = predict_training(build_training_scenario(inputs))
+    assert result.interval is not None
+    assert result.interval.total_s is not None
+    low, high = result.interval.total_s
+    least = least_training_step_s(result.scenario, result.batch.global_batch_size, result.peak_flops_per_s)
+    assert least <= low <= result.step_time_s <= high
