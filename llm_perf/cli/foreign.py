@@ -172,11 +172,12 @@ def instead(error: click.NoSuchOption, given: Sequence[str]) -> str | None:
     here = next((ours for ours in candidates if _known(ours, flags)), None)
     if here is not None:
         return "; ".join([f"{word} is {here} here", *filter(None, [_DRAWN_UP_TO.get(name)])])
-    there = next((ours for ours in (name, *candidates) if _known(ours, of_simulate)), None)
+    others = _commands_with(name)
+    if others and not (others == ["train"] and name in _NOTHING):
+        return f"{word} is of llm-perf {' and '.join(filter(None, (', '.join(others[:-1]), others[-1])))}"
+    there = next((ours for ours in candidates if _known(ours, of_simulate)), None)
     if there is not None:
-        return (
-            f"{word} is of llm-perf simulate" if there == name else f"{word} is {there} of llm-perf simulate"
-        )
+        return f"{word} is {there} of llm-perf simulate"
     why = _NOTHING.get(name) or next(
         (
             said
@@ -197,6 +198,15 @@ def _is_of(word: str, option: str) -> bool:
 
 def _known(ours: str, flags: frozenset[str]) -> bool:
     return ours.startswith("--") and all(part in flags for part in ours.split() if part.startswith("--"))
+
+
+def _commands_with(flag: str) -> list[str]:
+    """The commands that answer a question about a model and have this flag of ours."""
+    from llm_perf.cli.infer import infer
+    from llm_perf.cli.train import train
+
+    asked = {"infer": infer, "simulate": _simulate(), "train": train}
+    return [name for name, command in asked.items() if _known(flag, _flags(command))]
 
 
 def _simulate() -> click.Command:

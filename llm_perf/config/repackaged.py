@@ -119,12 +119,24 @@ _OTHER_SHAPE = frozenset(
 
 
 def _in_order(words: list[str], typed: list[str]) -> bool:
-    """Whether all words stand in a name in their order, its size is theirs, and no other word makes another shape of it."""
+    """Whether all words stand in a name in their order, its size is theirs, and no other word makes another shape of it.
+
+    A number between them is of another generation: ``qwen25-7b`` and ``qwen-2-5-7b`` are no Qwen-7B.
+    """
     sizes = {word for word in typed if _SIZE.fullmatch(word)}
-    rest = iter(typed)
-    if not all(word in rest for word in words) or _OTHER_SHAPE & (set(typed) - set(words)):
+    places: list[int] = []
+    for word in words:
+        if word not in (rest := typed[places[-1] + 1 if places else 0 :]):
+            return False
+        places.append(len(typed) - len(rest) + rest.index(word))
+    if _OTHER_SHAPE & (set(typed) - set(words)):
+        return False
+    if any(_NUMBER.fullmatch(typed[at]) for at in range(places[0], places[-1]) if at not in places):
         return False
     return sizes == {word for word in words if _SIZE.fullmatch(word)}
+
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def meant_model(name: str, found: ModelConfig) -> str | None:

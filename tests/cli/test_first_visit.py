@@ -198,10 +198,19 @@ def test_a_fine_tune_is_refused_with_what_to_type(infer: Any, typed: str, base: 
 
 
 @pytest.mark.parametrize(
-    "typed", ["Qwen2.5-Omni-7B", "Qwen3-8B-Eagle3", "llama-3", "8b", "./gemma-4-12b-Q8_0.gguf"]
+    "typed",
+    [
+        "Qwen2.5-Omni-7B",
+        "Qwen3-8B-Eagle3",
+        "llama-3",
+        "8b",
+        "./gemma-4-12b-Q8_0.gguf",
+        "qwen25-7b",
+        "qwen-2-5-7b",
+    ],
 )
 def test_no_name_is_answered_for_another_model(infer: Any, typed: str) -> None:
-    """Another shape, a version that is left open, a size alone, a path: no answer, and no base to type."""
+    """Another shape or generation, a version that is left open, a size alone, a path: no answer, and no base to type."""
     assert "--model" not in infer("--model", typed, "--gpu", "h200").error
 
 

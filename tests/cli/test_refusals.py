@@ -93,6 +93,8 @@ REFUSED = (
     (f"infer {GPT} --max-concurrency 4", "--max-concurrency is --batch-size here"),
     (f"infer {GPT} --concurrency 4", "--concurrency is --batch-size here"),
     (f"infer {GPT} --rate 4", "--rate is of llm-perf simulate"),
+    (f"train {GPT} --host-bandwidth 10", "--host-bandwidth is of llm-perf infer and simulate"),
+    ("plan --model opt-13b --host-memory 100", "--host-memory is of llm-perf infer, simulate and train"),
     (f"simulate {GPT} --max_concurrency 4", "--max_concurrency is --concurrency here"),
     (f"simulate {GPT} --random-range-ratio 0.5", "--prompt-len uniform:LEAST:MOST"),
     (
@@ -258,8 +260,8 @@ def test_systems_that_a_refusal_lists_take_what_it_refuses(capsys: pytest.Captur
     asked = shlex.split("infer --model llama-3-8b --gpu a100-sxm-80gb --enforce-eager --json --system")
     assert run([*asked, "llama_cpp"]) == 2
     listed = capsys.readouterr().err.rpartition("systems that do: ")[2].strip().split(", ")
-    assert "vllm" in listed
-    assert "sglang" not in listed
+    assert {"vllm", "sglang"} <= set(listed)
+    assert "tensorrt_llm" not in listed
     for system in listed:
         assert run([*asked, system]) == 0, system
 
