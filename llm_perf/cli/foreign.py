@@ -11,6 +11,8 @@ __all__ = ["instead"]
 
 _LENGTHS: Final = "--prompt-len and --gen-len"
 _OURS: Final[dict[str, str | tuple[str, ...]]] = {
+    # what people call memory of the machine, of no program
+    **dict.fromkeys(("--ram", "--memory", "--cpu-memory", "--system-memory", "--ram-gb"), "--host-memory"),
     # llama.cpp, tools/server/README.md and tools/llama-bench/README.md
     "-m": "--model", "-ngl": "--n-gpu-layers", "--gpu-layers": "--n-gpu-layers", "-ncmoe": "--n-cpu-moe",
     "-cmoe": "--n-cpu-moe all", "--cpu-moe": "--n-cpu-moe all", "-ub": "--ubatch-size", "-t": "--threads",

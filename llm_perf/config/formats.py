@@ -241,11 +241,10 @@ def nearest_mixture(name: str) -> str | None:
     Their layers differ in type from model to model; with the same letters they are within a few per cent of these:
     Llama-3.1-8B UD-Q4_K_XL 4.99 GB, Q4_K_M 4.92 GB; Qwen3-30B-A3B 17.7 and 18.6 GB (the repositories' lists of files).
     """
-    plain = name.strip().lower().replace("-", "_")
-    if not plain.startswith("ud_"):
-        return None
-    plain = plain.removeprefix("ud_")
-    return _EXTRA_LARGE.get(plain) or (plain if plain in GGUF_MIXTURES else None)
+    whole = name.strip().lower().replace("-", "_")
+    plain = whole.removeprefix("ud_")
+    own = plain if plain != whole and plain in GGUF_MIXTURES else None
+    return _EXTRA_LARGE.get(plain) or own  # the extra large ones are unsloth's alone, said so or not
 
 
 _EXTRA_LARGE = {

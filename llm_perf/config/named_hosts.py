@@ -124,8 +124,10 @@ def _refuse_odd_count(name: str) -> None:
     """
     plain = name.strip()
     if is_memory_alone(plain):
+        amount = re.sub(r"[^0-9a-z.]", "", plain[:20].lower())
         raise SpecError(
-            f"host {name[:60]!r} is an amount of memory; put it behind a host, as in epyc-9654-256gb (llm-perf hosts list)"
+            f"host {name[:60]!r} is an amount of memory; put it behind a host, as in ryzen-9-7950x-{amount} "
+            "(llm-perf hosts list)"
         )
     odd = _ODD_COUNT.match(plain) and sockets_and_name(plain)[1] == plain
     if odd or plain.count("(") != plain.count(")"):

@@ -64,12 +64,26 @@ def _with_its_base(unknown: UnknownNameError) -> UnknownNameError:
     """The same error, with what to ask for where the name has the words of one known model: it may be a fine-tune of it."""
     from llm_perf.config.repackaged import base_by_words
 
+    if (widths := _EXL_WITHOUT_BITS.search(unknown.name)) is not None:
+        return UnknownNameError(unknown.kind, unknown.name, unknown.known, _of_a_branch(unknown.name, widths))
     base = base_by_words(unknown.name)
     if base is None or (unknown.suggestions[:1] and unknown.is_slip):
         return unknown
     instead = f"by its words a copy or fine-tune of {base}; if it has that one's shapes ask --model {base}"
     return UnknownNameError(
         unknown.kind, unknown.name, unknown.known, f"{instead}, else give its config.json"
+    )
+
+
+_EXL_WITHOUT_BITS = re.compile(r"[-_](exl[23])$", re.IGNORECASE)
+
+
+def _of_a_branch(name: str, widths: re.Match[str]) -> str:
+    """What to give for a repository of EXL files, whose branches have as many bits per weight as they are called."""
+    model, spelled = name[: widths.start()].rpartition("/")[2], f"{widths[1].lower()}-4.0bpw"
+    return (
+        f"its branches differ in bits per weight, which are a format here: --model {model} --weight-format {spelled}, "
+        "with the bits of your branch"
     )
 
 

@@ -215,7 +215,8 @@ def test_no_name_is_answered_for_another_model(infer: Any, typed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "stored"), [("UD-Q4_K_XL", "q4_k_m"), ("ud-q4_k_m", "q4_k_m"), ("UD-IQ2_XXS", "iq2_xxs")]
+    ("typed", "stored"),
+    [("UD-Q4_K_XL", "q4_k_m"), ("Q4_K_XL", "q4_k_m"), ("ud-q4_k_m", "q4_k_m"), ("UD-IQ2_XXS", "iq2_xxs")],
 )
 def test_a_mixture_of_unsloths_is_answered_as_the_nearest_and_says_so(
     infer: Any, typed: str, stored: str
