@@ -215,7 +215,7 @@ def training_question(measurement: TrainingMeasurement) -> dict[str, Any]:
     bits = TRAINING_BITS[plan.precision]
     model = model_arguments(scenario.model)
     return {
-        "model": model | {"max_seq_len": max(plan.seq_len, model["max_seq_len"])},
+        "model": model | {"max_seq_len": max(plan.seq_len, model["max_seq_len"] or 0)},  # none of ALiBi
         "gpu": gpu_arguments(scenario.gpu),
         "dtype": {
             "name": f"w{bits}a{bits}e16",

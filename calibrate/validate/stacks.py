@@ -201,11 +201,11 @@ rows and not refitted within a fold: what a fit leaves out is in those.
   wide, 38 and 68. With AWQ weights Qwen3-32B takes 24, 58 and 85 ms at 1, 6,144 and 30,720 tokens: the first 6,143 add
   34 ms, 24,576 more add 27, where attention is the same for each; those rows at 30,720 are 1.9 to 2.4 off, and none of
   AWQ at 6,144 is. Its short run has .37 ms a layer where those of 4B and 8B have .54. Without the seven the figure is
-  1.08. In bf16 a layer takes .6 ms and .04 per query head more at 30,720 tokens (16, 32, 32 and 64 heads of the 1.7B,
+  1.07. In bf16 a layer takes .6 ms and .04 per query head more at 30,720 tokens (16, 32, 32 and 64 heads of the 1.7B,
   4B, 8B and 32B, less prompt and weights), which is what copies of keys and values for each head take; with AWQ .8 ms
   whatever the heads, as a kernel does that has one block for each of them on 78 multiprocessors. For AWQ its page names
   another environment, AutoAWQ with its kernels and no FlashAttention, and does not say whose attention ran. Of rows of
-  that page which are in no table, those of Qwen3-14B in bf16 and FP8, at four lengths, are 1.04 off, and those of the 14B
+  that page which are in no table, those of Qwen3-14B in bf16 and FP8, at four lengths, are 1.03 off, and those of the 14B
   with AWQ 1.30, at 30,720 tokens 2.0 like the others.
 - **Qwen2-57B-A14B under vLLM 0.4** (3 rows of the only mixture): 2.3 too fast by constants that did not see it.
 - **vLLM 0.7**: 1.14 to 1.17 without a model or GPU. Its rows are of one machine each, and machines differ by more:

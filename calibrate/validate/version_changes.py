@@ -261,8 +261,9 @@ _FOOT = """## What follows
   comes out 1.3 too fast and Llama-3.1-8B 1.16, Qwen3-235B 1.24 too slow. It was 1.40 too slow, and 1.28 all, before kernels
   with scales of blocks took time for each expert that a rank holds.
 - **SGLang 0.4**: three rows of Qwen3-235B in GPTQ, whose experts ran by two kernels each, one after another (a fact of
-  public code), come out 2.0 times too fast, and 5 times without that. Without them it is 1.18 by 0.5. It was 1.27 with them
-  while an H20 was taken to read 16-bit weights at .46 of its memory's rate, which no run of SGLang reaches.
+  public code), come out 2.0 times too fast, and 5 times without that. Without them it is 1.23 by 0.5. With an H20 that
+  reads 16-bit weights at .40 of its memory's rate, as steps of SGLang there have it (.33 to .36), it is 1.215 with them;
+  but Marlin's kernels were timed there at more than .46, which stays.
 - **transformers 4.47**: what stands in for it knows from public code that FP8 modules wait for the GPU and launch two Triton
   kernels each (1.53 without that). Its GPTQ kernels and its AWQ rows, which ran without FlashAttention beside the others with
   it by their source, are what is left.

@@ -65,6 +65,7 @@ def test_a_count_is_a_positive_whole_number(infer: Any, option: click.Option, va
 
 MAY_BE_ZERO = (
     "--ds-zero", "--n-gpu-layers", "--n-cpu-moe", "--kt-num-gpu-experts", "--kt-gpu-prefill-token-threshold",
+    "--kt-max-deferred-experts-per-token",
 )  # fmt: skip
 
 

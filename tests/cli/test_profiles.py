@@ -150,7 +150,7 @@ def test_without_a_profile_the_interval_is_that_of_published_runs(llm_perf: Any)
 
 
 def test_where_nothing_is_known_the_report_says_why(llm_perf: Any) -> None:
-    asked = ("infer", "--model", "opt-1.3b", "--gpu", "t4", "--system", "deepspeed_inference")
+    asked = ("infer", "--model", "opt-1.3b", "--gpu", "t4", "--system", "engine")
     found = llm_perf(*asked, "--json").json
     assert found["interval"] is None
     assert found["no_interval"] in " ".join(llm_perf(*asked).out.split())

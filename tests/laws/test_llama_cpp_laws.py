@@ -168,6 +168,7 @@ def test_experts_of_wide_formats_are_multiplied_row_by_row():
 
 
 def test_tiles_are_of_x86_alone():
+    """Arm has rows of its own side by side; cores of RISC-V have neither."""
     times = [
         predict_inference(
             build_scenario(
@@ -181,7 +182,7 @@ def test_tiles_are_of_x86_alone():
                 )
             )
         ).prefill.breakdown_s["cpu_layers"]
-        for host in ("ryzen-9-7950x", "apple-m2-max")
+        for host in ("ryzen-9-7950x", "sifive-p550")
         for system in ("llama_cpp@2025", "llama_cpp@2026")
     ]
     assert times[1] < times[0]
