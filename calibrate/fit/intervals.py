@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, median
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -120,11 +120,15 @@ G = TypeVar("G", bound=Hashable)
 
 @dataclass(frozen=True)
 class HeldWidth:
-    """A half-width as a log ratio; of ``tested`` rows, those of the other groups held ``held``."""
+    """A half-width as a log ratio; of ``tested`` rows, those of the other groups held ``held``.
+
+    ``of_a_group`` is the share that was held of a group's rows, in the mean of the groups, however many rows each has.
+    """
 
     width: float
     held: int
     tested: int
+    of_a_group: float = field(default=math.nan, compare=False)
 
 
 def held_width(
@@ -142,12 +146,15 @@ def held_width(
     found = HeldWidth(0.0, 0, 0)
     for level in _LEVELS:
         held = tested = 0
+        shares = []
         for kind in dict.fromkeys(map(apart, groups)):
             others = {name: rows for name, rows in groups.items() if apart(name) != kind}
             width = quantile(others, level)
             own = [row for name, rows in groups.items() if apart(name) == kind for row in rows]
-            held, tested = held + sum(row <= width for row in own), tested + len(own)
-        found = HeldWidth(quantile(groups, level), held, tested)
+            within = sum(row <= width for row in own)
+            held, tested = held + within, tested + len(own)
+            shares.append(within / len(own) if own else 1.0)
+        found = HeldWidth(quantile(groups, level), held, tested, fmean(shares or [math.nan]))
         if held >= INTERVAL_LEVEL * tested:
             break
     return found

@@ -148,7 +148,7 @@ def verdicts(table: Literal["finetuning", "b200"] = "finetuning") -> dict[str, i
 def width_by_groups(groups: dict[str, list[float]], equal: bool = False) -> dict[str, Any]:
     """The width of all groups, at the level at which each group falls into what the others say in nine of ten rows.
 
-    ``equal``: each group has the same weight, however many rows it has.
+    ``equal``: each group has the same weight, however many rows it has, in ``share``, what was held, as in the width.
     """
     found = held_width(groups, of_equal_groups if equal else of_rows)
     return {
@@ -157,6 +157,7 @@ def width_by_groups(groups: dict[str, list[float]], equal: bool = False) -> dict
         "rows": found.tested,
         "held": found.held,
         "tested": found.tested,
+        "share": round(found.of_a_group if equal else found.held / found.tested, 4),
         "frameworks": sorted(groups),
     }
 
@@ -196,11 +197,12 @@ def widths_text() -> str:
         "# Half-widths of 90 % intervals of memory in training and of steps in fine-tuning as log ratios, written by",
         "# `python bench/tuning_figures.py` from calibrate/measurements/training: what rows were off by under constants",
         "# that were not set in view of their framework. `step` is of all trainings, those of the published table without",
-        "# anything that was fitted, each framework with the same weight. Of `tested` rows the others' widths held `held`.",
+        "# anything that was fitted, each framework with the same weight. Of `tested` rows the others' widths held `held`;",
+        "# `share` is that, of `step` the mean of the frameworks' own.",
     ]
     for name, entry in widths().items():
         lines.append(f"{name}:")
-        lines += [f"  {key}: {entry[key]}" for key in ("width", "groups", "rows", "held", "tested")]
+        lines += [f"  {key}: {entry[key]}" for key in ("width", "groups", "rows", "held", "tested", "share")]
         lines += [f"  {key}: [{', '.join(entry[key])}]" for key in ("frameworks", "makers")]
     return "\n".join(lines) + "\n"
 
@@ -229,7 +231,7 @@ ran, or the framework's own estimate of model states. Those of one number were a
 def _against_what_was_asked() -> list[str]:
     """What fine-tuning was asked to show, and what it does."""
     memory, time = (summary()[quantity]["all"] for quantity in ("memory", "time"))
-    held = [entry["held"] / entry["tested"] for name, entry in widths().items() if name != "step"]
+    held = [entry["share"] for name, entry in widths().items() if name != "step"]
     return [
         "| | asked | as it ships | without the framework |",
         "| --- | --: | --: | --: |",
@@ -265,10 +267,10 @@ def page() -> str:
     parts.append("| of | frameworks | rows | factor | held by the others' width |")
     parts.append("| --- | --: | --: | --: | --: |")
     for name, entry in widths().items():
-        share = entry["held"] / entry["tested"]
         parts.append(
-            f"| {name} | {entry['groups']} | {entry['rows']} | {math.exp(entry['width']):.2f} | {share:.0%} |"
+            f"| {name} | {entry['groups']} | {entry['rows']} | {math.exp(entry['width']):.2f} | {entry['share']:.0%} |"
         )
+    parts.append("\nMemory and time count rows; a step counts every framework the same, as its width does.")
     parts.append(_QUESTIONS)
     parts += question_lines()
     return "\n".join(parts) + "\n"

@@ -21,7 +21,8 @@ _FILE = "tuning_widths.yaml"
 class TuningWidth(Spec):
     """Half-width of 90 % intervals as a log ratio, from ``rows`` runs of ``frameworks``, each left out in turn.
 
-    All ran on GPUs of ``makers``. Of ``tested`` runs, intervals as wide as the other frameworks say held ``held``.
+    All ran on GPUs of ``makers``. Of ``tested`` runs, intervals as wide as the other frameworks say held ``held``,
+    a ``share`` that counts as the width does: runs, or each framework the same.
     """
 
     width: HalfWidth
@@ -29,13 +30,14 @@ class TuningWidth(Spec):
     rows: PositiveInt
     held: int = Field(ge=0)
     tested: PositiveInt
+    share: float = Field(ge=0, le=1)
     frameworks: tuple[str, ...]
     makers: tuple[str, ...]
 
     @property
     def coverage(self) -> float:
-        """Share of the tested runs that was held."""
-        return self.held / self.tested
+        """Share that was held where a framework was left out."""
+        return self.share
 
 
 @cache

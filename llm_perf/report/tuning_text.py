@@ -43,8 +43,12 @@ def _rest(table: Mapping[str, Any]) -> Iterator[str]:
 
 def _intervals(widths: Mapping[str, Any]) -> Iterator[str]:
     for name, one in widths.items():
-        held = one["held"] / one["tested"]
+        by_rows = one["held"] / one["tested"]
+        evenly = one["share"] != round(by_rows, 4)
         said = f"90 % interval of {name}: a factor of {math.exp(one['width']):.2f} either way; of the others' width "
         yield textwrap.fill(
-            f"{said}{held:.0%} of {one['tested']} rows were held", _WIDTH, subsequent_indent="  "
+            f"{said}{by_rows:.0%} of {one['tested']} rows were held"
+            + (f", and {one['share']:.0%} of a framework's in the mean of these" if evenly else ""),
+            _WIDTH,
+            subsequent_indent="  ",
         )
