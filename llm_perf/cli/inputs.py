@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
+from llm_perf.cli.notes import note
 from llm_perf.config import files
 from llm_perf.config.base import MeanOfMany, Spec
 from llm_perf.config.loading import known_names
@@ -75,7 +74,7 @@ def _host_alone(inputs: dict[str, Any], kind: type[Spec]) -> tuple[str, ...]:
     may = "system" in kind.model_fields  # training needs a GPU
     if not may or not names_host_alone(inputs):
         raise missing_gpu(inputs if may else {})
-    click.echo(f"llm-perf: {alone_note(inputs['host'])}", err=True)
+    note(alone_note(inputs["host"]))
     return (NO_GPU_NAME,)
 
 
@@ -168,5 +167,5 @@ def say_versions(systems: Iterable[Any]) -> None:
     from llm_perf.systems.registry import version_note
 
     for name in dict.fromkeys(systems):
-        if isinstance(name, str) and (note := version_note(name)) is not None:
-            click.echo(f"llm-perf: {note}", err=True)
+        if isinstance(name, str) and (said := version_note(name)) is not None:
+            note(said)

@@ -144,9 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code. Errors are one line on stderr, never a traceback."""
+    notes: list[str] = []  # of what was taken for what: said beside an answer, since a refusal is one line
     try:
-        code = cli.main(args=arguments, prog_name="llm-perf", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="llm-perf", standalone_mode=False, obj=notes)
         sys.stdout.flush()
+        for note in notes:
+            click.echo(f"llm-perf: {note}", err=True)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code

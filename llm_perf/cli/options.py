@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_or
 
 import click
 
+from llm_perf.cli.notes import note
 from llm_perf.config.base import AsText, MeanOfMany, Refused, Spec
 from llm_perf.search.axes import whole_number
 
@@ -83,10 +84,8 @@ def whole_mean(said: str, mean: float) -> Any:
         return mean
     whole = round(mean)
     if whole != mean:
-        click.echo(
-            f"llm-perf: {said} {mean:g} is taken as {whole}, since requests of a batch are equal; simulate takes it as a "
-            "mean",
-            err=True,
+        note(
+            f"{said} {mean:g} is taken as {whole}, since requests of a batch are equal; simulate takes it as a mean"
         )
     return whole
 

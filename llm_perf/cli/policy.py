@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from llm_perf.cli.notes import note
 from llm_perf.cli.options import WHOLE
 from llm_perf.errors import SpecError
 
@@ -66,7 +67,7 @@ def policy(plot_file: str | None, as_json: bool, **flags: Any) -> int:
         asked = {name: value for name, value in given.items() if name != "system" or value not in (ALL, AUTO)}
         if not names_host_alone(asked):
             raise missing_gpu(asked)
-        click.echo(f"llm-perf: {alone_note(given['host'])}", err=True)
+        note(alone_note(given["host"]))
         given["gpu"] = NO_GPU_NAME
     question = PolicyQuestion(**given)
     if plot_file is not None:

@@ -15,6 +15,7 @@ from llm_perf.analysis.request import InferenceInputs
 from llm_perf.analysis.without_gpu import NO_GPU_NAME, alone_note
 from llm_perf.cli.infer import infer
 from llm_perf.cli.inputs import matching, say_versions
+from llm_perf.cli.notes import note
 from llm_perf.errors import SpecError
 from llm_perf.search import axes
 from llm_perf.search.sweep import Sweep
@@ -99,7 +100,7 @@ def sweep(
     question = Sweep(axes_given, _listed(points_file))
     if "gpu" not in axes_given and question.axes.get("gpu") == (NO_GPU_NAME,):
         hosts = question.axes.get("host") or dict.fromkeys(point["host"] for point in question.listed)
-        click.echo(f"llm-perf: {alone_note(', '.join(hosts))}", err=True)
+        note(alone_note(", ".join(hosts)))
     run = get_executor(executor)
     summary = Summary(question, top, best_by)
     if out_file is None:

@@ -93,6 +93,9 @@ REFUSED = (
     (f"infer {GPT} --max-concurrency 4", "--max-concurrency is --batch-size here"),
     (f"infer {GPT} --concurrency 4", "--concurrency is --batch-size here"),
     (f"infer {GPT} --rate 4", "--rate is of llm-perf simulate"),
+    ("infer --model qwen3-30b-a3b --host nosuch-cpu --system llama_cpp", "hosts list"),
+    ("policy --model qwen3-30b-a3b --host nosuch-cpu --system llama_cpp", "hosts list"),
+    ("infer --model nosuch --gpu t4 --prompt-len 1023.4", "models list"),
     (f"infer {GPT} --ram 128", "--ram is --host-memory here"),
     (
         "infer --model turboderp/Qwen3-30B-A3B-exl3 --gpu rtx-4090",
